@@ -1,0 +1,227 @@
+"""Shapes of the model, named as in Hugging Face's ``config.json``. No torch in this file.
+
+Source: ``docs/model.md``; class defaults are the published 256M checkpoint's values, because
+transformers' own class defaults describe no published checkpoint.
+"""
+
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from smolvlm2.errors import CheckpointError, ConfigError
+
+
+@dataclass(kw_only=True)
+class VisionConfig:
+    """SigLIP vision encoder without its pooling head."""
+
+    hidden_size: int = 768
+    """Width of a patch, in features."""
+    intermediate_size: int = 3072
+    """Width of the feed-forward layer, in features."""
+    num_hidden_layers: int = 12
+    """Encoder layers."""
+    num_attention_heads: int = 12
+    """Attention heads; they divide ``hidden_size``."""
+    image_size: int = 512
+    """Side of a tile, in pixels."""
+    patch_size: int = 16
+    """Side of a patch, in pixels; it divides ``image_size``."""
+    num_channels: int = 3
+    """Colour channels."""
+    layer_norm_eps: float = 1e-6
+    """Epsilon of the layer norms."""
+
+    def __post_init__(self) -> None:
+        if self.image_size % self.patch_size:
+            raise ConfigError(
+                f"vision image_size {self.image_size} is not a multiple of patch_size "
+                f"{self.patch_size}; choose a tile of whole patches"
+            )
+        if self.hidden_size % self.num_attention_heads:
+            raise ConfigError(
+                f"vision hidden_size {self.hidden_size} is not a multiple of "
+                f"num_attention_heads {self.num_attention_heads}"
+            )
+
+    @property
+    def patches_per_side(self) -> int:
+        """Patches along one side of a tile."""
+        return self.image_size // self.patch_size
+
+    @property
+    def num_patches(self) -> int:
+        """Patches of a tile: the encoder's sequence length."""
+        return self.patches_per_side**2
+
+
+@dataclass(kw_only=True)
+class TextConfig:
+    """Llama-style text decoder."""
+
+    hidden_size: int = 576
+    """Width of a token, in features."""
+    intermediate_size: int = 1536
+    """Width of the gated feed-forward layer, in features."""
+    num_hidden_layers: int = 30
+    """Decoder layers."""
+    num_attention_heads: int = 9
+    """Query heads."""
+    num_key_value_heads: int = 3
+    """Key and value heads; they divide ``num_attention_heads``."""
+    head_dim: int = 64
+    """Width of a head, in features."""
+    vocab_size: int = 49280
+    """Rows of the embedding and of the language model head."""
+    max_position_embeddings: int = 8192
+    """Context length, in tokens."""
+    rope_theta: float = 100000.0
+    """Base of the rotary position embedding."""
+    rms_norm_eps: float = 1e-5
+    """Epsilon of the RMS norms."""
+
+    def __post_init__(self) -> None:
+        if self.num_attention_heads % self.num_key_value_heads:
+            raise ConfigError(
+                f"text num_attention_heads {self.num_attention_heads} is not a multiple of "
+                f"num_key_value_heads {self.num_key_value_heads}"
+            )
+
+
+@dataclass(kw_only=True)
+class SmolVLMConfig:
+    """A vision encoder, a connector and a text decoder."""
+
+    vision: VisionConfig = field(default_factory=VisionConfig)
+    """The vision encoder."""
+    text: TextConfig = field(default_factory=TextConfig)
+    """The text decoder."""
+    scale_factor: int = 4
+    """Pixel shuffle ratio r, no unit: r x r patches become one visual token."""
+    tie_word_embeddings: bool = False
+    """Whether the language model head shares the embedding's matrix."""
+    image_token_id: int = 49190
+    """Id of ``<image>``, one for each visual token."""
+    bos_token_id: int = 1
+    """Id that opens a conversation."""
+    eos_token_id: int = 49279
+    """Id that ends a turn and stops generation (``<end_of_utterance>``)."""
+    pad_token_id: int = 2
+    """Id that fills a batch."""
+
+    def __post_init__(self) -> None:
+        if self.vision.patches_per_side % self.scale_factor:
+            raise ConfigError(
+                f"a tile of {self.vision.image_size} px has {self.vision.patches_per_side} patches "
+                f"a side, which pixel shuffle ratio {self.scale_factor} does not divide; choose a "
+                f"ratio or a tile size that fits"
+            )
+
+    @property
+    def tokens_per_tile(self) -> int:
+        """Visual tokens that the connector makes of one tile: patches / ratio squared."""
+        return self.vision.num_patches // self.scale_factor**2
+
+    @classmethod
+    def from_hf(cls, config: dict[str, Any], *, where: str = "config.json") -> "SmolVLMConfig":
+        """Read the dictionary of a SmolVLM or Idefics3 ``config.json``.
+
+        Args:
+            config: The parsed JSON; both spellings of the RoPE base and of tying are understood.
+            where: Name of the file for error messages.
+
+        Raises:
+            CheckpointError: Another architecture, or a key that has no default is missing.
+        """
+        if config.get("model_type") not in ("smolvlm", "idefics3"):
+            raise CheckpointError(
+                f"{where}: model_type is {config.get('model_type')!r}, expected 'smolvlm' or "
+                f"'idefics3'; this is not a SmolVLM checkpoint"
+            )
+        try:
+            vision_dict, text_dict = config["vision_config"], config["text_config"]
+            rope = text_dict.get("rope_parameters") or {}
+            if rope.get("rope_type", "default") != "default" or text_dict.get("rope_scaling"):
+                raise CheckpointError(
+                    f"{where}: text_config asks for scaled RoPE, which SmolVLM never uses"
+                )
+            text = TextConfig(
+                **_known(TextConfig, text_dict)
+                | {
+                    "rope_theta": float(rope.get("rope_theta", text_dict.get("rope_theta", 1e4))),
+                    "head_dim": text_dict.get("head_dim")
+                    or text_dict["hidden_size"] // text_dict["num_attention_heads"],
+                    "num_key_value_heads": text_dict.get("num_key_value_heads")
+                    or text_dict["num_attention_heads"],
+                }
+            )
+            vision = VisionConfig(**_known(VisionConfig, vision_dict))
+            scale_factor = config["scale_factor"]
+        except KeyError as error:
+            raise CheckpointError(f"{where}: key {error} is missing") from error
+        tied = config.get("tie_word_embeddings", text_dict.get("tie_word_embeddings", False))
+        return cls(
+            vision=vision,
+            text=text,
+            scale_factor=scale_factor,
+            tie_word_embeddings=bool(tied),
+            image_token_id=config["image_token_id"],
+            bos_token_id=_first(config, text_dict, "bos_token_id", 1),
+            eos_token_id=_first(config, text_dict, "eos_token_id", 49279),
+            # The published top level says 128002, a leftover outside the vocabulary.
+            pad_token_id=text_dict.get("pad_token_id") if text_dict.get("pad_token_id") is not None
+            else 2,
+        )
+
+    def to_hf(self) -> dict[str, Any]:
+        """The dictionary of ``config.json`` that transformers 4.54 and 5.x, vLLM and mlx-vlm read.
+
+        The RoPE base is written flat and as ``rope_parameters``, tying at both levels, because
+        these readers look in different places.
+        """
+        rope = {"rope_type": "default", "rope_theta": self.text.rope_theta}
+        ids = {
+            "bos_token_id": self.bos_token_id,
+            "eos_token_id": self.eos_token_id,
+            "pad_token_id": self.pad_token_id,
+        }
+        return {
+            "architectures": ["SmolVLMForConditionalGeneration"],
+            "model_type": "smolvlm",
+            "image_token_id": self.image_token_id,
+            "scale_factor": self.scale_factor,
+            "tie_word_embeddings": self.tie_word_embeddings,
+            "vocab_size": self.text.vocab_size,
+            "use_cache": True,
+            **ids,
+            "vision_config": {
+                "model_type": "smolvlm_vision",
+                **asdict(self.vision),
+                "hidden_act": "gelu_pytorch_tanh",
+                "attention_dropout": 0.0,
+                "max_image_size": {"longest_edge": self.vision.image_size},
+            },
+            "text_config": {
+                "model_type": "llama",
+                "architectures": ["LlamaForCausalLM"],
+                **asdict(self.text),
+                **ids,
+                "rope_parameters": rope,
+                "hidden_act": "silu",
+                "attention_bias": False,
+                "mlp_bias": False,
+                "tie_word_embeddings": self.tie_word_embeddings,
+            },
+        }
+
+
+def _known(cls: type, values: dict[str, Any]) -> dict[str, Any]:
+    names = {item.name for item in fields(cls)}
+    return {key: value for key, value in values.items() if key in names and value is not None}
+
+
+def _first(config: dict[str, Any], text: dict[str, Any], key: str, default: int) -> int:
+    for source in (config, text):
+        value = source.get(key)
+        if value is not None:
+            return int(value[0] if isinstance(value, list) else value)
+    return default
