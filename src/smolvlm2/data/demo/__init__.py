@@ -1,0 +1,1 @@
+"""Demo data: handwritten digits written in the layouts that the real data sets have on the hub."""
