@@ -145,7 +145,7 @@ class SmolVLMConfig:
                     f"{where}: text_config asks for scaled RoPE, which SmolVLM never uses"
                 )
             text = TextConfig(
-                **_known(TextConfig, text_dict)
+                **known_fields(TextConfig, text_dict)
                 | {
                     "rope_theta": float(rope.get("rope_theta", text_dict.get("rope_theta", 1e4))),
                     "head_dim": text_dict.get("head_dim")
@@ -154,7 +154,7 @@ class SmolVLMConfig:
                     or text_dict["num_attention_heads"],
                 }
             )
-            vision = VisionConfig(**_known(VisionConfig, vision_dict))
+            vision = VisionConfig(**known_fields(VisionConfig, vision_dict))
             scale_factor = config["scale_factor"]
         except KeyError as error:
             raise CheckpointError(f"{where}: key {error} is missing") from error
@@ -168,7 +168,8 @@ class SmolVLMConfig:
             bos_token_id=_first(config, text_dict, "bos_token_id", 1),
             eos_token_id=_first(config, text_dict, "eos_token_id", 49279),
             # The published top level says 128002, a leftover outside the vocabulary.
-            pad_token_id=text_dict.get("pad_token_id") if text_dict.get("pad_token_id") is not None
+            pad_token_id=text_dict.get("pad_token_id")
+            if text_dict.get("pad_token_id") is not None
             else 2,
         )
 
@@ -214,7 +215,8 @@ class SmolVLMConfig:
         }
 
 
-def _known(cls: type, values: dict[str, Any]) -> dict[str, Any]:
+def known_fields(cls: type, values: dict[str, Any]) -> dict[str, Any]:
+    """The entries of a ``config.json`` that are fields of a dataclass and not null."""
     names = {item.name for item in fields(cls)}
     return {key: value for key, value in values.items() if key in names and value is not None}
 

@@ -1,0 +1,193 @@
+"""Attention, chosen in one place: inside documents of a packed sequence, or against a cache.
+
+Shapes: L tokens of a packed sequence, B rows of a batch, H query heads, K key and value heads,
+E features of a head. Documents lie one behind the other; a token sees its own up to itself.
+"""
+
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Literal, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from smolvlm2.errors import MissingDependencyError
+
+Backend = Literal["sdpa", "varlen", "flex"]
+
+
+class Attention(Protocol):
+    """What a decoder layer calls with q ``(L, H, E)``, k and v ``(L, K, E)``; gives q's shape."""
+
+    def __call__(self, layer: int, q_LHE: Tensor, k_LKE: Tensor, v_LKE: Tensor) -> Tensor: ...
+
+
+def choose_backend(device: torch.device, dtype: torch.dtype) -> Backend:
+    """The fastest backend that is right for a device and a type.
+
+    ``varlen`` (FlashAttention, half precision on CUDA), ``flex`` (FlexAttention, any type on
+    CUDA), ``sdpa`` elsewhere: one call a document, which on CPU beats a dense block mask.
+    """
+    if device.type != "cuda":
+        return "sdpa"
+    if dtype in (torch.bfloat16, torch.float16) and torch.cuda.get_device_capability(device) >= (
+        8,
+        0,
+    ):
+        return "varlen"
+    return "flex"
+
+
+class DocumentAttention:
+    """Causal attention inside each document of one packed sequence.
+
+    Args:
+        cu_seqlens: ``(documents + 1,)`` int32 start of each document and the end of the last; a
+            document may be empty, so that the length of this tensor can be constant.
+        max_length: Upper bound of a document's length, in tokens; constant for static shapes.
+        backend: One of `Backend`, or None for `choose_backend`.
+        document_ids: ``(L,)`` int document of each token; needed by ``flex`` only.
+    """
+
+    def __init__(
+        self,
+        cu_seqlens: Tensor,
+        *,
+        max_length: int,
+        dtype: torch.dtype,
+        backend: Backend | None = None,
+        document_ids: Tensor | None = None,
+    ) -> None:
+        self.backend = backend or choose_backend(cu_seqlens.device, dtype)
+        self.cu_seqlens = cu_seqlens
+        self.max_length = max_length
+        if self.backend == "sdpa":
+            bounds = cu_seqlens.tolist()
+            self.spans = [(a, b) for a, b in itertools.pairwise(bounds) if b > a]
+        elif self.backend == "flex":
+            if document_ids is None:
+                raise ValueError("the flex backend needs document_ids")
+            self._flex, self._mask = _flex_attention(document_ids)
+        else:
+            self._varlen = _varlen_attention()
+
+    def __call__(self, layer: int, q_LHE: Tensor, k_LKE: Tensor, v_LKE: Tensor) -> Tensor:
+        """See `Attention`; ``layer`` is not used."""
+        if self.backend == "varlen":
+            return self._varlen(
+                q_LHE,
+                k_LKE,
+                v_LKE,
+                self.cu_seqlens,
+                self.cu_seqlens,
+                self.max_length,
+                self.max_length,
+                window_size=(-1, 0),
+                enable_gqa=True,
+            )
+        q, k, v = (x.transpose(0, 1)[None] for x in (q_LHE, k_LKE, v_LKE))
+        if self.backend == "flex":
+            out = self._flex(q, k, v, block_mask=self._mask, enable_gqa=True)
+            return out[0].transpose(0, 1)
+        parts = [
+            F.scaled_dot_product_attention(
+                q[:, :, start:end],
+                k[:, :, start:end],
+                v[:, :, start:end],
+                is_causal=True,
+                enable_gqa=q.shape[1] != k.shape[1],
+            )
+            for start, end in self.spans
+        ]
+        return torch.cat(parts, dim=2)[0].transpose(0, 1)
+
+
+def _varlen_attention() -> Callable[..., Tensor]:
+    try:
+        from torch.nn.attention.varlen import varlen_attn
+    except ImportError as error:
+        raise MissingDependencyError(
+            "packed attention on CUDA needs torch >= 2.11; pip install 'torch>=2.11'"
+        ) from error
+    return varlen_attn
+
+
+def _flex_attention(document_ids_L: Tensor) -> tuple[Callable[..., Tensor], object]:
+    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+
+    def same_document(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        return (query >= key) & (document_ids_L[query] == document_ids_L[key])
+
+    length = document_ids_L.shape[0]
+    mask = create_block_mask(
+        same_document, None, None, length, length, device=document_ids_L.device.type
+    )
+    attend = torch.compile(flex_attention) if document_ids_L.is_cuda else flex_attention
+    return attend, mask
+
+
+class KeyValueCache:
+    """Keys and values of a batch while it generates; row b holds its tokens at 0 .. length - 1.
+
+    Args:
+        layers: Decoder layers.
+        lengths: Tokens of each row's prompt.
+        max_new_tokens: Room for this many more tokens a row.
+        heads: Key and value heads K.
+        head_dim: Features of a head E.
+    """
+
+    def __init__(
+        self,
+        *,
+        layers: int,
+        lengths: Sequence[int],
+        max_new_tokens: int,
+        heads: int,
+        head_dim: int,
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> None:
+        room = max(lengths) + max_new_tokens
+        shape = (layers, len(lengths), heads, room, head_dim)
+        self.keys = torch.zeros(shape, device=device, dtype=dtype)
+        self.values = torch.zeros(shape, device=device, dtype=dtype)
+        self.lengths = torch.tensor(lengths, device=device)
+
+    def prefill(self, attention: DocumentAttention) -> Attention:
+        """``attention`` over the packed prompts that also writes their keys and values here."""
+        bounds = attention.cu_seqlens.tolist()
+
+        def attend(layer: int, q_LHE: Tensor, k_LKE: Tensor, v_LKE: Tensor) -> Tensor:
+            for row, (start, end) in enumerate(itertools.pairwise(bounds)):
+                self.keys[layer, row, :, : end - start] = k_LKE[start:end].transpose(0, 1)
+                self.values[layer, row, :, : end - start] = v_LKE[start:end].transpose(0, 1)
+            return attention(layer, q_LHE, k_LKE, v_LKE)
+
+        return attend
+
+    def step(self) -> Attention:
+        """Attention of one new token a row, written at ``lengths``; it sees what is before."""
+        rows = torch.arange(len(self.lengths), device=self.keys.device)
+        end = int(self.lengths.max()) + 1
+        seen = torch.arange(end, device=self.keys.device) <= self.lengths[:, None]
+
+        def attend(layer: int, q_BHE: Tensor, k_BKE: Tensor, v_BKE: Tensor) -> Tensor:
+            self.keys[layer, rows, :, self.lengths] = k_BKE
+            self.values[layer, rows, :, self.lengths] = v_BKE
+            out = F.scaled_dot_product_attention(
+                q_BHE[:, :, None],
+                self.keys[layer, :, :, :end],
+                self.values[layer, :, :, :end],
+                attn_mask=seen[:, None, None],
+                enable_gqa=q_BHE.shape[1] != k_BKE.shape[1],
+            )
+            return out[:, :, 0]
+
+        return attend
+
+    def keep(self, rows: Tensor) -> None:
+        """Drop all rows but these; ``rows`` is ``(kept,)`` int64."""
+        self.keys, self.values = self.keys[:, rows], self.values[:, rows]
+        self.lengths = self.lengths[rows]

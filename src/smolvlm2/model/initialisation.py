@@ -1,0 +1,45 @@
+"""Random weights from an own generator; the process's random state is never touched."""
+
+import torch
+from torch import nn
+
+from smolvlm2.model.config import SmolVLMConfig
+from smolvlm2.model.smolvlm import SmolVLM
+from smolvlm2.model.vision_encoder import PatchEmbedding
+
+STANDARD_DEVIATION = 0.02
+"""Of linear weights and embeddings; the initialiser range of both component families."""
+
+
+def empty_model(
+    config: SmolVLMConfig, *, dtype: torch.dtype, device: str | torch.device
+) -> SmolVLM:
+    """A model whose parameters are allocated and not yet set."""
+    with torch.device("meta"):
+        model = SmolVLM(config)
+    model = model.to(dtype).to_empty(device=device)
+    model.tie_weights()
+    return model
+
+
+def random_model(
+    config: SmolVLMConfig, *, seed: int, dtype: torch.dtype, device: str | torch.device
+) -> SmolVLM:
+    """A model whose weights are a function of ``config`` and ``seed`` alone."""
+    model = empty_model(config, dtype=dtype, device=device)
+    generator = torch.Generator(device=device).manual_seed(seed)
+    with torch.no_grad():
+        for module in model.modules():
+            _initialise(module, generator)
+    return model
+
+
+def _initialise(module: nn.Module, generator: torch.Generator) -> None:
+    if isinstance(module, nn.Linear | nn.Embedding | PatchEmbedding):
+        module.weight.normal_(std=STANDARD_DEVIATION, generator=generator)
+        if getattr(module, "bias", None) is not None:
+            module.bias.zero_()
+    elif isinstance(module, nn.LayerNorm | nn.RMSNorm):
+        module.weight.fill_(1)
+        if getattr(module, "bias", None) is not None:
+            module.bias.zero_()
