@@ -1,0 +1,144 @@
+"""A prepared source, read row by row without keeping an object per row in memory."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from smolvlm2.data.geometry import Geometry
+from smolvlm2.data.media import MediaLocator
+from smolvlm2.errors import DataError, DataNotFoundError
+
+MANIFEST_FILE = "manifest.arrow"
+SOURCE_FILE = "source.json"
+LEDGER_FILE = "ledger.jsonl"
+GEOMETRY_FOLDER = "geometry"
+MANIFEST_SCHEMA = pa.schema(
+    [
+        ("sample_id", pa.string()),
+        ("messages", pa.large_string()),
+        ("media", pa.large_string()),
+        ("flags", pa.uint8()),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class ManifestRow:
+    """One sample."""
+
+    sample_id: str
+    """``<source>/<native id or file:row>``."""
+    messages: list[dict[str, Any]]
+    """``role`` and ``content``, a list of ``text``, ``image`` and ``video`` parts."""
+    media: list[MediaLocator]
+    """In the order in which the parts stand."""
+    source: str
+    """Name of the source."""
+
+
+class Manifest:
+    """Rows and geometry of one source; memory-mapped, opened again in a worker."""
+
+    def __init__(
+        self, folder: Path, tokenizer_key: str | None, table: pa.Table, facts: dict[str, Any]
+    ) -> None:
+        """Use ``Manifest.open``."""
+        self.folder = folder
+        self.tokenizer_key = tokenizer_key
+        self._table = table
+        self._facts = facts
+        self.geometry = Geometry.open(folder / GEOMETRY_FOLDER, tokenizer_key)
+        if len(self.geometry) != len(self):
+            raise DataError(
+                f"{folder}: manifest.arrow has {len(self)} rows and the geometry "
+                f"{len(self.geometry)}; expected equal numbers, remove the folder and prepare again"
+            )
+
+    @classmethod
+    def open(cls, folder: str | Path, tokenizer_key: str | None = None) -> "Manifest":
+        """Open ``data/prepared/<source>``.
+
+        Args:
+            folder: A finished source.
+            tokenizer_key: ``Tokenizer.key`` of the tokenizer in use; None opens the geometry
+                without its token columns.
+
+        Raises:
+            DataNotFoundError: Nothing prepared here, or not for this tokenizer.
+            DataError: The files disagree or are damaged.
+        """
+        folder = Path(folder)
+        for name in (MANIFEST_FILE, SOURCE_FILE):
+            if not (folder / name).is_file():
+                raise DataNotFoundError(
+                    f"{folder}: {name} is missing, so this is no prepared source; run: "
+                    f"smolvlm2 prepare {folder.name}"
+                )
+        try:
+            table = pa.ipc.open_file(pa.memory_map(str(folder / MANIFEST_FILE))).read_all()
+            facts = json.loads((folder / SOURCE_FILE).read_text(encoding="utf-8"))
+        except (pa.ArrowInvalid, ValueError) as error:
+            raise DataError(
+                f"{folder}: cannot be read ({error}); remove the folder and prepare it again"
+            ) from error
+        if not table.schema.equals(MANIFEST_SCHEMA) or facts.get("rows_kept") != table.num_rows:
+            raise DataError(
+                f"{folder}: manifest.arrow has columns {table.schema.names} and {table.num_rows} "
+                f"rows, expected {MANIFEST_SCHEMA.names} and {facts.get('rows_kept')} rows as "
+                f"{SOURCE_FILE} says; remove the folder and prepare it again"
+            )
+        return cls(folder, tokenizer_key, table, facts)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Manifest.open, (self.folder, self.tokenizer_key)
+
+    def __len__(self) -> int:
+        return int(self._table.num_rows)
+
+    @property
+    def source(self) -> str:
+        """Name of the source."""
+        return str(self._facts["source"])
+
+    @property
+    def hash(self) -> str:
+        """Hash of all rows and geometry, hexadecimal; token columns are keyed on their own."""
+        return str(self._facts["hash"])
+
+    @property
+    def subsets(self) -> list[str]:
+        """Names that ``geometry.row_subset`` counts in."""
+        return list(self._facts["subsets"])
+
+    @property
+    def data_root(self) -> Path:
+        """The folder that media locators are relative to: two above the source's own."""
+        return self.folder.parent.parent
+
+    def sample_id(self, index: int) -> str:
+        """The id of row ``index``, without reading the rest of it."""
+        return str(self._table.column(0)[self._place(index)].as_py())
+
+    def row(self, index: int) -> ManifestRow:
+        """Read one row.
+
+        Raises:
+            IndexError: ``index`` is not below the length (negative ones count from the end).
+        """
+        place = self._place(index)
+        sample_id, messages, media = (self._table.column(c)[place].as_py() for c in range(3))
+        return ManifestRow(
+            sample_id=sample_id,
+            messages=json.loads(messages),
+            media=[MediaLocator.from_json(entry) for entry in json.loads(media)],
+            source=self.source,
+        )
+
+    def _place(self, index: int) -> int:
+        index = int(index)
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"{self.folder}: row {index} of {len(self)}")
+        return index % len(self)
