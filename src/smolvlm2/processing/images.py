@@ -1,0 +1,59 @@
+"""Images to tiles: the names that other rooms use, and the cutting itself."""
+
+import numpy as np
+from PIL import Image
+
+from smolvlm2.processing.image_reading import image_size, open_image
+from smolvlm2.processing.resampling import fast_lanczos, split_channels
+from smolvlm2.processing.tiling import ImageSettings, resize_plan, tile_grid
+
+__all__ = ["ImageSettings", "image_size", "image_tiles", "open_image", "tile_grid"]
+
+
+def image_tiles(
+    image: Image.Image,
+    tile_size: int,
+    settings: ImageSettings,
+    longest_edge: int | None = None,
+) -> tuple[np.ndarray, int, int]:
+    """Cut an image into tiles for the vision encoder.
+
+    Args:
+        image: RGB, upright, as ``open_image`` returns it.
+        tile_size: Side S of a tile, in pixels.
+        settings: How images become tiles.
+        longest_edge: Overrides the setting for this image, in pixels.
+
+    Returns:
+        Tiles uint8 ``(T, 3, S, S)``, crops row by row, then the whole image squashed to a square;
+        and the grid's rows and columns, 0 and 0 where T is 1.
+
+    Source:
+        Equal to transformers' SmolVLMImageProcessorPil before rescaling (tests/processing).
+    """
+    plan = resize_plan(image.width, image.height, tile_size, settings, longest_edge)
+    rows, cols = int(plan.rows), int(plan.cols)
+    grid = (int(plan.grid_width), int(plan.grid_height))
+    tiles = np.empty((rows * cols + 1, 3, tile_size, tile_size), dtype=np.uint8)
+    if settings.resample == "fast":
+        planes, whole = fast_lanczos(image, grid, tile_size if rows else None)
+    else:
+        image = _resize(image, (int(plan.scaled_width), int(plan.scaled_height)))
+        image = _resize(image, grid)
+        planes = split_channels(image)
+        # The whole image is squashed from the grid, not from the source: so it is published.
+        whole = split_channels(_resize(image, (tile_size, tile_size))) if rows else None
+    if not rows or whole is None:
+        tiles[0] = planes
+        return tiles, 0, 0
+    for row in range(rows):
+        for col in range(cols):
+            top, left = row * tile_size, col * tile_size
+            tiles[row * cols + col] = planes[:, top : top + tile_size, left : left + tile_size]
+    tiles[-1] = whole
+    return tiles, rows, cols
+
+
+def _resize(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    # PIL's resize to the same size is a copy.
+    return image if image.size == size else image.resize(size, Image.Resampling.LANCZOS)
