@@ -1,0 +1,33 @@
+# `make` or `make help` lists the targets; each works on a fresh clone.
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check bench
+export OMP_NUM_THREADS ?= 1
+BIN := .venv/bin
+STAMP := .venv/installed
+
+# Installs when the environment is missing or older than what it was made from.
+$(STAMP): pyproject.toml constraints-cpu.txt scripts/setup_environment.sh
+	@./scripts/setup_environment.sh
+
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
+
+setup: ## make or update .venv for this machine
+	@./scripts/setup_environment.sh
+
+demo: $(STAMP) ## train a tiny model on handwritten digits, ask it held-out questions, write a report
+	$(BIN)/smolvlm2 demo --output runs/demo
+
+test: $(STAMP) ## run the tests
+	$(BIN)/python -m pytest -n 2 -q
+
+check: $(STAMP) ## lint, format, types, imports
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(STAMP) ## measure speed and memory; results in benchmarks/results
+	@set -e; for file in benchmarks/bench_*.py; do \
+	  test -e "$$file" || { echo "no benchmarks yet"; exit 0; }; \
+	  echo "== $$file"; $(BIN)/python "$$file"; done

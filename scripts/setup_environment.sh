@@ -1,0 +1,81 @@
+#!/usr/bin/env bash
+# Makes .venv in this clone and installs what this machine can use. Quick when nothing changed.
+set -euo pipefail
+
+usage() {
+  cat <<'TEXT'
+usage: scripts/setup_environment.sh [--extra NAMES]
+
+Makes .venv and installs this package with the extras for this machine:
+  NVIDIA GPU      cloud,dev
+  Apple silicon   local,dev
+  otherwise       dev, with a CPU build of torch (constraints-cpu.txt)
+
+  --extra NAMES   install these extras of pyproject.toml instead, such as `cloud` or `local,dev`
+  PYTHON=path     use this Python, 3.10 or newer
+TEXT
+}
+
+extra=""
+while [ $# -gt 0 ]; do
+  case "$1" in
+    --extra) [ $# -ge 2 ] || { echo "error: --extra wants a name" >&2; exit 2; }; extra="$2"; shift 2 ;;
+    --extra=*) extra="${1#*=}"; shift ;;
+    -h | --help) usage; exit 0 ;;
+    *) echo "error: unknown argument '$1'" >&2; usage >&2; exit 2 ;;
+  esac
+done
+
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+if command -v nvidia-smi >/dev/null && nvidia-smi -L 2>/dev/null | grep -q GPU; then
+  machine="an NVIDIA GPU" chosen="cloud,dev" constraints=""
+elif [ "$(uname -s)-$(uname -m)" = "Darwin-arm64" ]; then
+  machine="Apple silicon" chosen="local,dev" constraints=""
+else
+  machine="no accelerator" chosen="dev" constraints="constraints-cpu.txt"
+fi
+if [ -n "$extra" ]; then
+  chosen="$extra"
+  case ",$extra," in *,cloud,*) constraints="" ;; esac # asked for CUDA, so torch is not pinned
+fi
+
+python=""
+for candidate in ${PYTHON:+"$PYTHON"} python3 python3.14 python3.13 python3.12 python3.11 python3.10; do
+  if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null; then
+    python="$candidate"
+    break
+  elif [ "$candidate" = "${PYTHON:-}" ]; then
+    echo "error: PYTHON=$PYTHON is not a Python 3.10 or newer" >&2
+    exit 1
+  fi
+done
+[ -n "$python" ] || { echo "error: no Python 3.10 or newer found; install one or set PYTHON" >&2; exit 1; }
+
+stamp=.venv/installed
+want="$chosen $("$python" -V) $(pwd) $(cat pyproject.toml constraints-cpu.txt "$0" 2>/dev/null | cksum)"
+if [ "$(cat "$stamp" 2>/dev/null)" = "$want" ] && [ -x .venv/bin/smolvlm2 ]; then
+  touch "$stamp"
+  echo "setup: .venv is up to date ($machine, extras: $chosen)"
+  exit 0
+fi
+
+echo "setup: found $machine; installing extras '$chosen' into .venv with $("$python" -V)"
+if ! .venv/bin/python -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null; then
+  rm -rf .venv
+  "$python" -m venv .venv || {
+    echo "error: '$python -m venv' failed; on Debian and Ubuntu install python3-venv" >&2
+    exit 1
+  }
+fi
+rm -f "$stamp"
+.venv/bin/python -m pip install --quiet --disable-pip-version-check \
+  ${constraints:+-c "$constraints"} -e ".[$chosen]"
+printf '%s\n' "$want" >"$stamp"
+
+echo "setup: done. Next:"
+echo "  make demo                      train and test a tiny model"
+echo "  source .venv/bin/activate      then: smolvlm2 --help"
+if [ "$machine" = "an NVIDIA GPU" ]; then
+  echo "  pip install flash-attn --no-build-isolation     optional, on CUDA"
+fi
