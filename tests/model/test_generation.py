@@ -1,0 +1,96 @@
+"""Greedy tokens equal transformers'; rows neither see nor wait for each other."""
+
+import pytest
+import torch
+
+from smolvlm2.errors import PromptError
+
+
+def expected_tokens(theirs, batch, **options):
+    """Row by row, since transformers pads on the left only."""
+    answers = []
+    for index in range(len(batch["input_ids"])):
+        keep = batch["attention_mask"][index].bool()
+        inputs = {
+            "input_ids": batch["input_ids"][index][keep][None],
+            "attention_mask": torch.ones(1, int(keep.sum()), dtype=torch.long),
+        }
+        pixels = batch["pixel_values"][index]
+        if bool((inputs["input_ids"] == theirs.config.image_token_id).any()):
+            inputs["pixel_values"] = pixels[pixels.flatten(1).any(dim=1)][None]
+        tokens = theirs.generate(**inputs, do_sample=False, **options)[0]
+        answers.append(tokens[inputs["input_ids"].shape[1] :].tolist())
+    return answers
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_greedy_tokens_equal_transformers(make_model, make_batch, to_transformers, seed, side):
+    ours = make_model(seed=seed)
+    theirs = to_transformers(ours)
+    batch = make_batch(ours.config, side=side)
+    expected = expected_tokens(theirs, batch, max_new_tokens=12, eos_token_id=None)
+    found = ours.generate(**batch, max_new_tokens=12, stop_token_ids=[])
+    assert found == expected
+    assert len({tuple(row) for row in found}) > 1
+
+
+def test_rows_stop_at_their_own_stop_token(make_model, make_batch):
+    model = make_model()
+    batch = make_batch(model.config)
+    free = model.generate(**batch, max_new_tokens=12, stop_token_ids=[])
+    stop = free[0][4]
+    stopped = model.generate(**batch, max_new_tokens=12, stop_token_ids=[stop])
+    for row, whole in zip(stopped, free, strict=True):
+        assert row == (whole[: whole.index(stop)] if stop in whole else whole)
+    assert len(stopped[0]) < 12
+
+
+def test_sampling_is_a_function_of_the_seed_and_not_of_the_other_rows(make_model, make_batch):
+    model = make_model()
+    batch = make_batch(model.config)
+    options = {"max_new_tokens": 10, "temperature": 1.5, "stop_token_ids": []}
+    first = model.generate(**batch, **options, seed=1)
+    assert first == model.generate(**batch, **options, seed=1)
+    assert first != model.generate(**batch, **options, seed=2)
+    stop = first[0][2]
+    stopped = model.generate(**batch, **(options | {"stop_token_ids": [stop]}), seed=1)
+    for row, whole in zip(stopped, first, strict=True):
+        assert row == (whole[: whole.index(stop)] if stop in whole else whole)
+
+
+def test_a_small_top_p_is_greedy(make_model, make_batch):
+    model = make_model()
+    batch = make_batch(model.config)
+    greedy = model.generate(**batch, max_new_tokens=6)
+    assert model.generate(**batch, max_new_tokens=6, temperature=1.0, top_p=1e-6) == greedy
+
+
+def test_sampled_tokens_follow_the_probabilities():
+    from smolvlm2.model.generation import _next_tokens
+
+    logits = torch.tensor([0.5, 0.3, 0.2]).log().expand(4000, 3)
+    draw = torch.rand(4000, generator=torch.Generator().manual_seed(0))
+    counts = _next_tokens(logits, draw, 1.0, 1.0).bincount(minlength=3) / 4000
+    assert counts.tolist() == pytest.approx([0.5, 0.3, 0.2], abs=0.03)
+    counts = _next_tokens(logits, draw, 1.0, 0.7).bincount(minlength=3) / 4000
+    assert counts.tolist() == pytest.approx([0.625, 0.375, 0], abs=0.03)
+
+
+def test_generation_ends_at_the_context_length(make_model, make_batch):
+    model = make_model(max_position_embeddings=24)
+    batch = make_batch(model.config, tiles=(3,))
+    answer = model.generate(**batch, max_new_tokens=50, stop_token_ids=[])
+    assert len(answer[0]) == 24 - batch["input_ids"].shape[1]
+
+
+def test_a_prompt_longer_than_the_context_is_rejected(make_model, make_batch):
+    model = make_model(max_position_embeddings=12)
+    with pytest.raises(PromptError, match="prompt has 19 tokens and the model's context is 12"):
+        model.generate(**make_batch(model.config, tiles=(3,)))
+
+
+def test_options_out_of_range_are_rejected(make_model, make_batch):
+    model = make_model()
+    with pytest.raises(ValueError, match="0 < top_p <= 1"):
+        model.generate(**make_batch(model.config), top_p=0)
