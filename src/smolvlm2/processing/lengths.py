@@ -23,8 +23,8 @@ from smolvlm2.processing.video_sampling import VideoSettings, count_frames, samp
 class TurnTokens:
     """Per message, both int32 ``(messages,)``: tokens without media blocks, and supervised ones.
 
-    The first message carries the conversation's ``<|im_start|>``. Turns may be dropped or reordered:
-    counts stay exact, except that a selection without message 0 needs one more token.
+    The first message carries the conversation's ``<|im_start|>``. Turns may be dropped or
+    reordered: counts stay exact, except that a selection without message 0 needs one more token.
     """
 
     text: np.ndarray

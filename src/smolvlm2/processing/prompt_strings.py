@@ -36,11 +36,9 @@ CHAT_TEMPLATE = (
 """The Jinja text that checkpoints carry. Its characters are an interface shared with transformers;
 this package never renders it (``template.encode_conversation`` builds ids from the structure)."""
 
-_UNITS = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen "
-    "fifteen sixteen seventeen eighteen nineteen"
-).split()
-_TENS = "zero ten twenty thirty forty fifty sixty seventy eighty ninety".split()
+_UNITS = """zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen
+fifteen sixteen seventeen eighteen nineteen""".split()  # noqa: SIM905
+_TENS = """zero ten twenty thirty forty fifty sixty seventy eighty ninety""".split()  # noqa: SIM905
 
 
 def row_col(row: int, col: int) -> str:
@@ -61,7 +59,7 @@ def number_words(number: int) -> str:
         ValueError: The number is outside the range.
 
     Source:
-        Equal to the package num2words, which transformers calls (tests/processing/test_prompt_strings.py).
+        Equal to the package num2words, which transformers calls (tests/processing).
 
     >>> number_words(64), number_words(300), number_words(1001)
     ('sixty-four', 'three hundred', 'one thousand and one')

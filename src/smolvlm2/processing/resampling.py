@@ -56,7 +56,7 @@ def fast_lanczos(
 
 @functools.cache
 def _torch_with_lanczos() -> Any:
-    """The torch module if its ``interpolate`` knows Lanczos on uint8 (2.12 and later), else None."""
+    """The torch module if its ``interpolate`` knows Lanczos on uint8 (2.12 on), else None."""
     try:
         import torch
 

@@ -131,7 +131,7 @@ def tile_grid(
 def _scale_to(
     width: np.ndarray, height: np.ndarray, edge: np.ndarray, *, even: bool
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Bring the longest edge to ``edge``; the other side follows, rounded down (then up to even)."""
+    """Bring the longest edge to ``edge``; the other follows, rounded down (then up to even)."""
     aspect = width / height
     wide = width >= height
     other = np.where(wide, edge / aspect, edge * aspect).astype(np.int64)

@@ -251,7 +251,8 @@ def _build(definition: str, where: str) -> tokenizers.Tokenizer:
         return tokenizers.Tokenizer.from_str(definition)
     except Exception as error:  # the Rust binding raises bare Exception
         raise CheckpointError(
-            f"{where}: not a tokenizer.json that tokenizers {tokenizers.__version__} reads ({error})"
+            f"{where}: tokenizers {tokenizers.__version__} cannot read it ({error}); expected a "
+            f"tokenizer.json"
         ) from error
 
 

@@ -1,0 +1,142 @@
+"""What a video file holds, read from its packets without decoding them."""
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+
+from smolvlm2.errors import MediaError, MediaNotFoundError
+
+VideoFile = bytes | str | Path
+MISSING_SHARE = 0.9
+"""A file with fewer frames than this share of what its header promises was cut off."""
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """A clip in numbers: what the planner stores of it."""
+
+    width: int
+    """Upright width, in pixels."""
+    height: int
+    """Upright height, in pixels."""
+    duration: float
+    """Length, in seconds: from the first frame to the end of the last."""
+    fps: float
+    """Mean frames a second."""
+    num_frames: int
+    """Frames in the file."""
+
+
+@dataclass(frozen=True)
+class VideoIndex:
+    """Where each frame of a file is."""
+
+    info: VideoInfo
+    pts: np.ndarray | None
+    """Presentation times in order of presentation, ``(n,)``, in units of ``time_base``; None where
+    the container has none and frames can only be counted."""
+    key_pts: np.ndarray
+    """Times at which decoding can start, sorted."""
+    time_base: float
+    """Seconds in a unit of ``pts``."""
+    turns: int
+    """Quarter turns counter-clockwise that bring frames upright, 0 to 3."""
+
+    def seconds(self, frame: int) -> float:
+        """True time of a frame, in seconds after the first."""
+        if self.pts is None:
+            return frame / self.info.fps
+        return float(self.pts[frame] - self.pts[0]) * self.time_base
+
+
+def name_of(source: Any) -> str:
+    """How messages call a video."""
+    if isinstance(source, str | Path):
+        return str(source)
+    if isinstance(source, bytes | bytearray | memoryview):
+        return f"video of {len(source)} bytes"
+    return f"video given as {type(source).__name__}"
+
+
+def open_video(source: VideoFile) -> Any:
+    """Open a container with at least one video stream.
+
+    Raises:
+        MediaNotFoundError: No such file.
+        MediaError: ``corrupt_media`` where the bytes are no video.
+    """
+    name = name_of(source)
+    if isinstance(source, str | Path):
+        if not Path(source).is_file():
+            raise MediaNotFoundError(f"{name}: no such video file")
+        target: Any = str(source)
+    elif isinstance(source, bytes | bytearray | memoryview):
+        target = io.BytesIO(source)
+    else:
+        raise MediaError(
+            f"{name}; expected bytes, a path or a FrameSequence", reason="unsupported_media"
+        )
+    try:
+        container = av.open(target)
+    except (av.FFmpegError, OSError, UnicodeError) as error:
+        raise MediaError(f"{name}: not a readable video ({error}); replace or skip it") from error
+    if not container.streams.video:
+        container.close()
+        raise MediaError(f"{name}: has no video stream; replace or skip it")
+    return container
+
+
+def index_video(source: VideoFile) -> VideoIndex:
+    """Read all packet times and the first frame.
+
+    Raises:
+        MediaNotFoundError: No such file.
+        MediaError: ``corrupt_media``: not a video, no stream, zero length, cut off.
+    """
+    name = name_of(source)
+    with open_video(source) as container:
+        stream = container.streams.video[0]
+        try:
+            packets = [packet for packet in container.demux(stream) if packet.size]
+            shown = [packet for packet in packets if not packet.is_discard]
+            promised, time_base = stream.frames, stream.time_base
+            rate = float(stream.average_rate or 0)
+            if not shown:
+                raise MediaError(f"{name}: video of zero length; replace or skip it")
+            if packets[-1].is_corrupt or len(packets) < MISSING_SHARE * promised:
+                raise MediaError(
+                    f"{name}: cut off: {len(packets)} of {promised} frames are there; fetch the "
+                    f"file again or skip it"
+                )
+            container.seek(0)
+            first = next(container.decode(stream), None)
+        except (av.FFmpegError, EOFError) as error:
+            raise MediaError(f"{name}: video does not decode ({error})") from error
+    if first is None:
+        raise MediaError(f"{name}: no frame of the video decodes; replace or skip it")
+    times = [packet.pts for packet in shown]
+    base = float(time_base) if time_base else 0.0
+    known = base > 0 and None not in times and len(set(times)) == len(times)
+    pts = np.sort(np.array(times, dtype=np.int64)) if known else None
+    if pts is not None:
+        tail = shown[int(np.argmax(times))].duration or 0
+        gap = tail or (int(pts[-1] - pts[0]) / max(len(pts) - 1, 1))
+        duration = float(pts[-1] - pts[0] + gap) * base
+    else:
+        duration = len(shown) / rate if rate else 0.0
+    if duration <= 0:
+        raise MediaError(f"{name}: video of zero length; replace or skip it")
+    turns = round(getattr(first, "rotation", 0) / 90) % 4
+    size = (first.height, first.width) if turns % 2 else (first.width, first.height)
+    keys = [packet.pts for packet in packets if packet.is_keyframe and packet.pts is not None]
+    return VideoIndex(
+        info=VideoInfo(*size, duration, len(shown) / duration, len(shown)),
+        pts=pts,
+        key_pts=np.sort(np.array(keys, dtype=np.int64)),
+        time_base=base,
+        turns=turns,
+    )
