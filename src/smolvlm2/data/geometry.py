@@ -104,7 +104,7 @@ class Geometry:
             DataError: Two columns disagree; names both.
         """
         rows = len(self.row_modality)
-        expected = {name: rows + 1 for name in OFFSET_COLUMNS} | dict.fromkeys(ROW_COLUMNS, rows)
+        expected = dict.fromkeys(OFFSET_COLUMNS, rows + 1) | dict.fromkeys(ROW_COLUMNS, rows)
         for field in fields(self):
             column = getattr(self, field.name)
             if column is None:

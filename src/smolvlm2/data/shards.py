@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 MAX_SHARD_BYTES = 4 * 2**30
-"""A shard is closed once it holds this many bytes; large files are cheap, huge ones hard to move."""
+"""A shard is closed once it holds this many bytes; large files are cheap, huge ones unwieldy."""
 _BLOCK = 512
 
 

@@ -1,0 +1,98 @@
+"""What the data tests share: a few dozen scans drawn, written and prepared once."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tokenizers
+from tokenizers import decoders, pre_tokenizers
+
+from smolvlm2.data.demo.pages import Style as PageStyle
+from smolvlm2.data.demo.pages import draw_page, encode_page
+from smolvlm2.data.demo_digits import write_demo_data
+from smolvlm2.data.prepare import prepare_source
+from smolvlm2.data.sources.catalogue import SOURCES
+from smolvlm2.processing.tokenizer import Tokenizer, extend_for_images
+
+TINY = {
+    "one_digit_pages": 14,
+    "several_digit_pages": 8,
+    "image_comparisons": 9,
+    "moving_clips": 4,
+    "changing_clips": 3,
+    "text_questions": 10,
+    "held_out_questions": 3,
+    "held_out_share": 0.02,
+}
+"""Settings of the smallest demo data that hold every layout."""
+
+
+@pytest.fixture(scope="session")
+def tokenizer(tmp_path_factory) -> Tokenizer:
+    """A byte-level tokenizer shaped like SmolLM2's, trained on the spot."""
+    return build_tokenizer(tmp_path_factory.mktemp("tokenizer"))
+
+
+def build_tokenizer(folder: Path, words: str = "Which digit is this? even odd larger") -> Tokenizer:
+    """Train 300 ids on a few words and add SmolVLM's tokens."""
+    built = tokenizers.Tokenizer(tokenizers.models.BPE())
+    built.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Digits(individual_digits=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
+    )
+    built.decoder = decoders.ByteLevel()
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=300,
+        special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    built.train_from_iterator([words] * 3, trainer)
+    built.save(str(folder / "tokenizer.json"))
+    return extend_for_images(folder)
+
+
+@pytest.fixture(scope="session")
+def demo_root(tmp_path_factory) -> Path:
+    """A data root with tiny demo data."""
+    root = tmp_path_factory.mktemp("demo") / "data"
+    write_demo_data(root, **TINY)
+    return root
+
+
+@pytest.fixture(scope="session")
+def prepared_root(demo_root, tokenizer) -> Path:
+    """The same root with all four demo sources prepared."""
+    for name, source in SOURCES.items():
+        raw = demo_root / "raw" / source.raw_folder
+        prepare_source(source.adapter, raw, demo_root / "prepared" / name, tokenizer)
+    return demo_root
+
+
+@pytest.fixture
+def png():
+    """Make PNG bytes: ``png(number)`` differs by number, ``png(n, width, height)`` in size."""
+
+    def make(number: int = 0, width: int = 32, height: int = 32) -> bytes:
+        style = PageStyle(paper=200, ink=0, noise=5)
+        rng = np.random.default_rng(number)
+        return encode_page(draw_page([], width=width, height=height, style=style, rng=rng))
+
+    return make
+
+
+def read_ledger(folder: Path) -> list[dict]:
+    """Lines of a prepared source's ledger."""
+    return [json.loads(line) for line in (folder / "ledger.jsonl").read_text().splitlines()]
+
+
+def tree_bytes(folder: Path, skip: tuple[str, ...] = ()) -> dict[str, bytes]:
+    """Every file below a folder by relative path, except the named ones."""
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name not in skip
+    }
