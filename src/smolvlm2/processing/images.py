@@ -4,7 +4,7 @@ import numpy as np
 from PIL import Image
 
 from smolvlm2.processing.image_reading import image_size, open_image
-from smolvlm2.processing.resampling import fast_lanczos, split_channels
+from smolvlm2.processing.resampling import channels, fast_lanczos
 from smolvlm2.processing.tiling import ImageSettings, resize_plan, tile_grid
 
 __all__ = ["ImageSettings", "image_size", "image_tiles", "open_image", "tile_grid"]
@@ -36,21 +36,21 @@ def image_tiles(
     grid = (int(plan.grid_width), int(plan.grid_height))
     tiles = np.empty((rows * cols + 1, 3, tile_size, tile_size), dtype=np.uint8)
     if settings.resample == "fast":
-        planes, whole = fast_lanczos(image, grid, tile_size if rows else None)
+        bands, whole = fast_lanczos(image, grid, tile_size if rows else None)
     else:
         image = _resize(image, (int(plan.scaled_width), int(plan.scaled_height)))
         image = _resize(image, grid)
-        planes = split_channels(image)
+        bands = channels(image)
         # The whole image is squashed from the grid, not from the source: so it is published.
-        whole = split_channels(_resize(image, (tile_size, tile_size))) if rows else None
-    if not rows or whole is None:
-        tiles[0] = planes
-        return tiles, 0, 0
-    for row in range(rows):
-        for col in range(cols):
-            top, left = row * tile_size, col * tile_size
-            tiles[row * cols + col] = planes[:, top : top + tile_size, left : left + tile_size]
-    tiles[-1] = whole
+        whole = channels(_resize(image, (tile_size, tile_size))) if rows else None
+    crops = tiles[: rows * cols].reshape(rows, cols, 3, tile_size, tile_size)
+    for channel in range(3):
+        if whole is None:
+            tiles[0, channel] = bands[channel]
+            continue
+        cut = bands[channel].reshape(rows, tile_size, cols, tile_size)
+        crops[:, :, channel] = cut.transpose(0, 2, 1, 3)
+        tiles[-1, channel] = whole[channel]
     return tiles, rows, cols
 
 
