@@ -367,7 +367,7 @@ def _all_keys(cls: Any, prefix: str) -> list[str]:
 
 def _suggest(name: str, known: Sequence[str], otherwise: str) -> str:
     close = get_close_matches(name, known, n=1)
-    return f"did you mean {close[0]!r}?" if close else f"{otherwise} {', '.join(known)}"
+    return f"did you mean {close[0]!r}?" if close else f"{otherwise} {', '.join(known) or 'none'}"
 
 
 def _wrong(source: str, key: str, value: Any, kind: Any) -> ConfigError:

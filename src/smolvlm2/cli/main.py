@@ -1,0 +1,176 @@
+"""The ``smolvlm2`` command. Each command parses, calls one function, prints.
+
+To add one: write a function with ``@app.command()`` here, and import the work inside it, so that
+``smolvlm2 --help`` loads nothing heavy. Its docstring is its help text.
+"""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Literal, Optional
+
+import typer
+
+from smolvlm2.errors import SmolVLMError
+
+# Plain help: the boxes of rich cost as much time as everything else together.
+app = typer.Typer(
+    name="smolvlm2",
+    help="Train SmolVLM2 from its components, evaluate it and ask it questions.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+recipes_app = typer.Typer(help="List, show and compare the shipped recipes.", rich_markup_mode=None)
+app.add_typer(recipes_app, name="recipes")
+
+Device = Annotated[str, typer.Option(help="cpu, cuda, mps, or auto for the best one here.")]
+Precision = Literal["auto", "float32", "bfloat16", "float16"]
+Dtype = Annotated[Precision, typer.Option(help="Number type of the weights; auto is as saved.")]
+
+
+def main() -> None:
+    """Run the command line; an error meant for the user is one line and exit status 2."""
+    try:
+        app()
+    except SmolVLMError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    from smolvlm2 import __version__
+
+    print(__version__)
+
+
+@recipes_app.callback(invoke_without_command=True)
+def recipes(context: typer.Context) -> None:
+    """List, show and compare the shipped recipes."""
+    if context.invoked_subcommand is None:
+        from smolvlm2.cli.recipes import list_recipes
+
+        print(list_recipes())
+
+
+@recipes_app.command("show")
+def recipes_show(
+    name: Annotated[str, typer.Argument(help="A name from `smolvlm2 recipes`, or a file.")],
+) -> None:
+    """Print a recipe with everything that it extends merged in."""
+    from smolvlm2.cli.recipes import show_recipe
+
+    print(show_recipe(name), end="")
+
+
+@recipes_app.command("diff")
+def recipes_diff(
+    a: Annotated[str, typer.Argument(help="A recipe.")] = "train_vision_stage",
+    b: Annotated[
+        Optional[str],  # noqa: UP045 - typer reads this annotation at run time
+        typer.Argument(help="Another; default: the published counterpart of the first."),
+    ] = None,
+) -> None:
+    """Print where two recipes differ, and why."""
+    from smolvlm2.cli.recipes import diff_recipes
+
+    print(diff_recipes(a, b))
+
+
+@app.command("demo-data")
+def demo_data(
+    out: Annotated[Path, typer.Argument(help="Folder to write to.")],
+    seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
+) -> None:
+    """Draw the demo's pages and clips from handwritten digits."""
+    from smolvlm2.data.demo_digits import write_demo_data
+
+    summary = write_demo_data(out, seed=seed)
+    for name, rows in summary.train_rows.items():
+        print(f"{rows:6d} samples    {out / 'raw' / name}")
+    for name, questions in summary.benchmarks.items():
+        print(f"{questions:6d} questions  {out / 'held_out' / name}.jsonl")
+
+
+@app.command()
+def generate(
+    checkpoint: Annotated[str, typer.Argument(help="A run, a checkpoint folder or a hub id.")],
+    prompt: Annotated[str, typer.Option(help="The question.")] = "Describe this.",
+    image: Annotated[
+        Optional[list[Path]],  # noqa: UP045
+        typer.Option(help="An image file; repeat for several."),
+    ] = None,
+    video: Annotated[
+        Optional[list[Path]],  # noqa: UP045
+        typer.Option(help="A video file; repeat for several."),
+    ] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 256,
+    temperature: Annotated[
+        float, typer.Option(min=0, help="0 takes the likeliest token; more is more random.")
+    ] = 0.0,
+    top_p: Annotated[
+        float, typer.Option(min=1e-6, max=1, help="Sample among tokens of this joint probability.")
+    ] = 1.0,
+    seed: Annotated[int, typer.Option(help="Of sampling.")] = 0,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+) -> None:
+    """Answer a question about images, videos, or neither."""
+    from smolvlm2.cli.generate import generate_answer
+
+    print(
+        generate_answer(
+            checkpoint,
+            prompt,
+            images=image or (),
+            videos=video or (),
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            top_p=top_p,
+            seed=seed,
+            device=device,
+            dtype=dtype,
+        )
+    )
+
+
+@app.command()
+def evaluate(
+    checkpoint: Annotated[str, typer.Argument(help="A run, a checkpoint folder or a hub id.")],
+    benchmarks: Annotated[str, typer.Option(help="Names, with commas between.")],
+    data: Annotated[Path, typer.Option(help="Folder with the question files.")],
+    output: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="JSON file of the scores; the answers are kept beside it."),
+    ] = None,
+    limit: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(min=1, help="Only so many questions of each."),
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Questions answered together.")] = 16,
+    blank_images: Annotated[
+        bool, typer.Option("--blank-images", help="Grey pictures: what guessing alone scores.")
+    ] = False,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+) -> None:
+    """Score a checkpoint on benchmarks."""
+    from smolvlm2.cli.evaluate import evaluate_checkpoint
+
+    evaluate_checkpoint(
+        checkpoint,
+        [name.strip() for name in benchmarks.split(",") if name.strip()],
+        data,
+        output=output,
+        limit=limit,
+        batch_size=batch_size,
+        blank_images=blank_images,
+        device=device,
+        dtype=dtype,
+    )
+
+
+if __name__ == "__main__":
+    main()
