@@ -8,8 +8,8 @@ import pytest
 import tokenizers
 from tokenizers import decoders, pre_tokenizers
 
-from smolvlm2.data.demo.pages import Style as PageStyle
-from smolvlm2.data.demo.pages import draw_page, encode_page
+from smolvlm2.data.demo.clips import encode_clip
+from smolvlm2.data.demo.pages import Style, draw_page, encode_page
 from smolvlm2.data.demo_digits import write_demo_data
 from smolvlm2.data.prepare import prepare_source
 from smolvlm2.data.sources.catalogue import SOURCES
@@ -77,22 +77,57 @@ def png():
     """Make PNG bytes: ``png(number)`` differs by number, ``png(n, width, height)`` in size."""
 
     def make(number: int = 0, width: int = 32, height: int = 32) -> bytes:
-        style = PageStyle(paper=200, ink=0, noise=5)
+        style = Style(paper=200, ink=0, noise=5)
         rng = np.random.default_rng(number)
         return encode_page(draw_page([], width=width, height=height, style=style, rng=rng))
 
     return make
 
 
-def read_ledger(folder: Path) -> list[dict]:
-    """Lines of a prepared source's ledger."""
-    return [json.loads(line) for line in (folder / "ledger.jsonl").read_text().splitlines()]
+@pytest.fixture(scope="session")
+def read_ledger():
+    """Lines of a prepared source's ledger: ``read_ledger(folder)``."""
+
+    def read(folder: Path) -> list[dict]:
+        return [json.loads(line) for line in (folder / "ledger.jsonl").read_text().splitlines()]
+
+    return read
 
 
-def tree_bytes(folder: Path, skip: tuple[str, ...] = ()) -> dict[str, bytes]:
-    """Every file below a folder by relative path, except the named ones."""
-    return {
-        path.relative_to(folder).as_posix(): path.read_bytes()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name not in skip
-    }
+@pytest.fixture(scope="session")
+def tree_bytes():
+    """Every file below a folder by relative path, except those named."""
+
+    def read(folder: Path, skip: tuple[str, ...] = ()) -> dict[str, bytes]:
+        return {
+            path.relative_to(folder).as_posix(): path.read_bytes()
+            for path in sorted(folder.rglob("*"))
+            if path.is_file() and path.name not in skip
+        }
+
+    return read
+
+
+@pytest.fixture
+def raw(tmp_path) -> Path:
+    """An empty raw folder inside a data root."""
+    folder = tmp_path / "data" / "raw" / "owner__name"
+    folder.mkdir(parents=True)
+    return folder
+
+
+@pytest.fixture
+def prepare(raw, tokenizer):
+    """Prepare the raw folder: ``prepare(adapter, workers=0)`` gives folder and summary."""
+
+    def run(adapter, **options):
+        out = raw.parent.parent / "prepared" / adapter.source
+        return out, prepare_source(adapter, raw, out, tokenizer, **options)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def mp4() -> bytes:
+    """A clip of half a second."""
+    return encode_clip(np.full((4, 32, 48), 90, dtype=np.uint8), fps=8)

@@ -57,6 +57,9 @@ def probe(kind: str, data: bytes) -> dict[str, Any]:
         Fields of ``MediaFacts`` except the locator; ``reason`` is set when it cannot be used.
     """
     digest = hashlib.blake2b(data, digest_size=16).hexdigest()
+    if foreign := _foreign_content(kind, data):
+        detail = f"holds {foreign}; expected {'an image' if kind == 'image' else 'a video'}"
+        return {"digest": digest, "reason": "unsupported_media", "detail": detail}
     try:
         if kind == "image":
             width, height = image_size(data)
@@ -73,6 +76,20 @@ def probe(kind: str, data: bytes) -> dict[str, Any]:
         "fps": info.fps,
         "frames": info.num_frames,
     }
+
+
+def _foreign_content(kind: str, data: bytes) -> str:
+    """What a healthy file holds that cannot be used as ``kind``; empty when nothing is known."""
+    if kind == "video":
+        return "a still image" if media_suffix(data) in ("png", "jpg") else ""
+    if data[4:8] == b"ftyp" and data[8:12] not in (b"avif", b"avis"):
+        return "HEIF" if data[8:12] in (b"heic", b"heix", b"mif1") else "a video"
+    if data.startswith(b"\x1a\x45\xdf\xa3") or data[8:12] == b"AVI ":
+        return "a video"
+    start = data[:512].lstrip()
+    if start.startswith(b"%PDF"):
+        return "a PDF document"
+    return "vector graphics" if start.startswith((b"<svg", b"<?xml")) else ""
 
 
 def _check_size(width: int, height: int) -> None:

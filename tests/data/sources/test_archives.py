@@ -1,0 +1,148 @@
+"""Archives: offsets that fit, members that are unsafe or damaged, names that rows may use."""
+
+import gzip
+import io
+import tarfile
+import zipfile
+
+import pytest
+
+from smolvlm2.data.ledger import LeftOutError
+from smolvlm2.data.sources.archives import (
+    BadMember,
+    Member,
+    archive_members,
+    is_archive,
+    loose_file,
+    member_keys,
+)
+
+
+def outcome(path):
+    """Members by name: bytes, or the reason; the archive itself under None."""
+    return {
+        m.name: m.problem.reason if isinstance(m, BadMember) else m.data
+        for m in archive_members(path)
+    }
+
+
+def write_tar(path, members, mode="w", link=None):
+    with tarfile.open(path, mode) as archive:
+        for name, data in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+        if link:
+            info = tarfile.TarInfo("link.png")
+            info.type, info.linkname = tarfile.SYMTYPE, link
+            archive.addfile(info)
+        folder = tarfile.TarInfo("folder")
+        folder.type = tarfile.DIRTYPE
+        archive.addfile(folder)
+
+
+def test_stored_zip_members_and_plain_tar_members_have_offsets(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("one.png", b"first")
+        info = zipfile.ZipInfo("två.png")
+        info.extra = b"\x99\x99\x04\x00abcd"
+        archive.writestr(info, b"second")
+    write_tar(tmp_path / "b.tar", {"x/one.mp4": b"first", "y" * 150: b"second"})
+    for name in ("a.zip", "b.tar"):
+        content = (tmp_path / name).read_bytes()
+        members = list(archive_members(tmp_path / name))
+        assert [member.data for member in members] == [b"first", b"second"]
+        for member in members:
+            assert content[member.offset : member.offset + len(member.data)] == member.data
+
+
+def test_compressed_members_have_no_offset(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("one.png", b"first")
+    write_tar(tmp_path / "b.tar.gz", {"one.png": b"first"}, "w:gz")
+    for name in ("a.zip", "b.tar.gz"):
+        assert list(archive_members(tmp_path / name)) == [
+            Member(name="one.png", data=b"first", offset=None)
+        ]
+
+
+@pytest.mark.parametrize("mode", ["w", "w:gz"])
+def test_unsafe_tar_members_are_refused_and_the_others_read(tmp_path, mode):
+    members = {"../up.png": b"x", "/abs.png": b"x", "a/../../b.png": b"x", "fine.png": b"good"}
+    write_tar(tmp_path / "a.tar.gz", members, mode, link="/etc/passwd")
+    unsafe = "unsafe_path"
+    assert outcome(tmp_path / "a.tar.gz") == {
+        "../up.png": unsafe,
+        "/abs.png": unsafe,
+        "a/../../b.png": unsafe,
+        "link.png": unsafe,
+        "fine.png": b"good",
+    }
+
+
+def test_unsafe_zip_members_are_refused_and_the_others_read(tmp_path):
+    link = zipfile.ZipInfo("link.png")
+    link.external_attr = 0o120777 << 16
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("../up.png", b"x")
+        archive.writestr("/abs.png", b"x")
+        archive.writestr("C:/abs.png", b"x")
+        archive.writestr(link, b"/etc/passwd")
+        archive.writestr("fine.png", b"good")
+    found = outcome(tmp_path / "a.zip")
+    assert found.pop("fine.png") == b"good"
+    assert len(found) == 4
+    assert set(found.values()) == {"unsafe_path"}
+
+
+def test_a_damaged_zip_member_does_not_hide_the_others(tmp_path):
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("bad.png", b"12345")
+        archive.writestr("fine.png", b"good")
+    path.write_bytes(path.read_bytes().replace(b"12345", b"12344"))
+    assert outcome(path) == {"bad.png": "corrupt_media", "fine.png": b"good"}
+
+
+def test_a_tar_that_is_cut_off_gives_what_it_has(tmp_path):
+    path = tmp_path / "a.tar.gz"
+    write_tar(path, {"one.png": b"1" * 1000, "two.png": b"2" * 100_000})
+    path.write_bytes(gzip.compress(path.read_bytes()[:5000]))
+    assert outcome(path) == {"one.png": b"1" * 1000, None: "corrupt_media"}
+
+
+def test_a_file_that_is_no_archive_is_corrupt(tmp_path):
+    path = tmp_path / "a.zip"
+    path.write_bytes(b"hello")
+    assert outcome(path) == {None: "corrupt_media"}
+
+
+def test_rows_may_name_a_member_in_three_ways():
+    assert member_keys("", "Src.zip", "Src/images/1.png") == [
+        "Src/images/1.png", "Src/Src/images/1.png", "images/1.png",
+    ]  # fmt: skip
+    assert member_keys("", "Src.zip", "images/1.png")[1] == "Src/images/1.png"
+    assert member_keys("cfg", "cfg_videos_1.tar.gz", "a/1.mp4")[0] == "cfg/a/1.mp4"
+
+
+def test_archives_are_known_by_name(tmp_path):
+    names = ["a.zip", "b.TAR", "c.tar.gz", "d.tgz", "e.json", "f.gz"]
+    assert [name for name in names if is_archive(tmp_path / name)] == names[:4]
+
+
+def test_loose_files_stay_below_their_root(tmp_path):
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "secret.png").write_bytes(b"x")
+    (tmp_path / "raw" / "fine.png").write_bytes(b"x")
+    (tmp_path / "raw" / "link.png").symlink_to(tmp_path / "secret.png")
+    (tmp_path / "raw" / "folder").symlink_to(tmp_path)
+    raw = tmp_path / "raw"
+    assert loose_file(raw, "fine.png") == raw / "fine.png"
+    reasons = {}
+    for path in ("../secret.png", str(tmp_path / "secret.png"), "link.png", "folder/secret.png",
+                 "a\\b.png", "", "gone.png"):  # fmt: skip
+        with pytest.raises(LeftOutError) as caught:
+            loose_file(raw, path)
+        reasons[path] = caught.value.reason
+    assert reasons.pop("gone.png") == "missing_media"
+    assert set(reasons.values()) == {"unsafe_path"}
