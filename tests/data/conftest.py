@@ -4,11 +4,14 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import tokenizers
 from tokenizers import decoders, pre_tokenizers
 
 from smolvlm2.data.demo.clips import encode_clip
+from smolvlm2.data.demo.layouts import CAULDRON_SCHEMA
 from smolvlm2.data.demo.pages import Style, draw_page, encode_page
 from smolvlm2.data.demo_digits import write_demo_data
 from smolvlm2.data.prepare import prepare_source
@@ -53,6 +56,12 @@ def build_tokenizer(folder: Path, words: str = "Which digit is this? even odd la
     built.train_from_iterator([words] * 3, trainer)
     built.save(str(folder / "tokenizer.json"))
     return extend_for_images(folder)
+
+
+@pytest.fixture(scope="session")
+def tiny() -> dict[str, float]:
+    """Settings of the smallest demo data."""
+    return TINY
 
 
 @pytest.fixture(scope="session")
@@ -131,3 +140,33 @@ def prepare(raw, tokenizer):
 def mp4() -> bytes:
     """A clip of half a second."""
     return encode_clip(np.full((4, 32, 48), 90, dtype=np.uint8), fps=8)
+
+
+@pytest.fixture(scope="session")
+def cauldron_row():
+    """A row of images and texts: ``cauldron_row([bytes], (question, answer), ...)``."""
+
+    def make(images, *pairs):
+        return {
+            "images": [{"bytes": data, "path": "lost.png"} for data in images],
+            "texts": [{"user": q, "assistant": a, "source": "s"} for q, a in pairs],
+        }
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def write_rows():
+    """Write rows to a parquet file: ``write_rows(path, rows, schema)``."""
+
+    def write(path: Path, rows: list[dict], schema: pa.Schema = CAULDRON_SCHEMA) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(pa.Table.from_pylist(rows, schema), path)
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def reasons():
+    """Row and reason of ledger lines."""
+    return lambda lines: [(line["row"], line["reason"]) for line in lines]
