@@ -141,7 +141,7 @@ def _sought(
     """Decode on, or jump to a key frame wherever that saves decoding."""
     assert index.pts is not None
     frames = container.decode(stream)
-    position = None
+    position: int | None = None
     for number in wanted.tolist():
         target = int(index.pts[number])
         place = int(np.searchsorted(index.key_pts, target, side="right")) - 1
@@ -149,19 +149,28 @@ def _sought(
         if key is not None and (position is None or key > position):
             container.seek(key, stream=stream, backward=True)
             frames = container.decode(stream)
-        for frame in frames:
-            deadline.check()
-            position = frame.pts
-            if position is None or position >= target:
-                break
-        else:
-            position = None
-        if position != target:
+        found = _advance(frames, target, deadline)
+        if found is None or found.pts != target:
+            # Some containers seek past the key frame: once more, from the start.
+            container.seek(int(index.pts[0]), stream=stream, backward=True)
+            frames = container.decode(stream)
+            found = _advance(frames, target, deadline)
+        if found is None or found.pts != target:
             raise MediaError(
                 f"{name}: frame {number} at {index.seconds(number):.2f} s does not decode; the "
                 f"file is damaged"
             )
-        yield _to_image(frame, name)
+        position = target
+        yield _to_image(found, name)
+
+
+def _advance(frames: Iterator[Any], target: int, deadline: Deadline) -> Any:
+    """The first frame at or after ``target``, or None at the end."""
+    for frame in frames:
+        deadline.check()
+        if frame.pts is None or frame.pts >= target:
+            return frame
+    return None
 
 
 def _to_image(frame: Any, name: str) -> Image.Image:
