@@ -208,16 +208,13 @@ def _comparisons(
 ) -> tuple[list[DemoSample], list[DemoSample]]:
     """Two thirds pairs of images, one third triples."""
     pairs = max(1, count * 2 // 3)
-    return tuple(  # type: ignore[return-value]
-        _draw_many(
-            settings.seed,
-            stream + place,
-            number,
-            lambda _, rng, images=images: draw.compared_images(
-                scans, rng, settings.tile_size, images
-            ),
-        )
-        for place, (number, images) in enumerate([(pairs, 2), (count - pairs, 3)])
+
+    def compared(images: int, _: int, rng: np.random.Generator) -> DemoSample:
+        return draw.compared_images(scans, rng, settings.tile_size, images)
+
+    return (
+        _draw_many(settings.seed, stream, pairs, partial(compared, 2)),
+        _draw_many(settings.seed, stream + 1, count - pairs, partial(compared, 3)),
     )
 
 

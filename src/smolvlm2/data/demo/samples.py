@@ -158,7 +158,8 @@ def compared_images(scans: Scans, rng: np.random.Generator, tile: int, count: in
     images = " ".join(f"Image {number}: <image>" for number in range(1, count + 1))
     if kind == "same_digit":
         answer = "yes" if labels[0] == labels[1] else "no"
-        text, choices = "Do both images show the same digit?", ("yes", "no")
+        choices: tuple[str, ...] = ("yes", "no")
+        text = "Do both images show the same digit?"
     else:
         wanted = int(np.argmax(labels)) if kind == "which_larger" else int(rng.integers(count))
         answer, choices = ORDINALS[wanted], ORDINALS[:count]

@@ -4,7 +4,7 @@ import gzip
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -51,7 +51,7 @@ def is_archive(path: Path) -> bool:
     return name.endswith((".zip", ".tar", ".tar.gz", ".tgz"))
 
 
-def archive_members(path: Path) -> Iterator[Member | BadMember]:
+def archive_members(path: Path) -> Generator[Member | BadMember, None, None]:
     """Yield every file of a zip or tar in archive order; folders are passed over.
 
     Unsafe names and links are reported and never followed; a damaged member does not hide others.
@@ -69,9 +69,9 @@ def archive_members(path: Path) -> Iterator[Member | BadMember]:
 def _zip_members(path: Path) -> Iterator[Member | BadMember]:
     with zipfile.ZipFile(path) as archive, path.open("rb") as file:
         for info in archive.infolist():
-            # ``orig_filename``: ZipFile turns back slashes around and cuts at NUL before we see it.
             if info.is_dir():
                 continue
+            # ZipFile cuts names at NUL and, on Windows, turns slashes: judge what is in the file.
             is_link = info.external_attr >> 16 & 0o170000 == 0o120000
             if is_link or not is_safe_path(info.orig_filename):
                 yield _unsafe(info.orig_filename, is_link)

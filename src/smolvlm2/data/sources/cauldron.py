@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from smolvlm2.data.ledger import LeftOutError
 from smolvlm2.data.sources.record import RawMedium, Record
@@ -14,10 +14,10 @@ class ImagesAndTexts:
 
     source: str
     licence: str
-    layout: ClassVar = "parquet"
-    columns: ClassVar = ("images", "texts")
-    media_kind: ClassVar = "image"
-    placeholders: ClassVar = ()
+    layout: ClassVar[Literal["parquet", "json"]] = "parquet"
+    columns: ClassVar[tuple[str, ...]] = ("images", "texts")
+    media_kind: ClassVar[str] = "image"
+    placeholders: ClassVar[tuple[str, ...]] = ()
 
     def record_files(self, raw: Path) -> list[Path]:
         """All parquet files, by name."""

@@ -204,7 +204,8 @@ def _drop_empty(
         if not parts and not waiting:
             repairs["empty_question"] += 1
             continue
-        kept.append(([None] * (len(waiting) - count) + parts, answer))
+        moved: list[Part] = [None] * (len(waiting) - count)
+        kept.append((moved + parts, answer))
         order += waiting
         waiting = []
     if not kept:

@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from smolvlm2.data.geometry import FLAGS
 from smolvlm2.data.ledger import LeftOutError
@@ -27,10 +27,10 @@ class LlavaOneVision:
 
     source: str
     licence: str
-    layout: ClassVar = "parquet"
-    columns: ClassVar = ("id", "image", "conversations", "data_source")
-    media_kind: ClassVar = "image"
-    placeholders: ClassVar = ("<image>",)
+    layout: ClassVar[Literal["parquet", "json"]] = "parquet"
+    columns: ClassVar[tuple[str, ...]] = ("id", "image", "conversations", "data_source")
+    media_kind: ClassVar[str] = "image"
+    placeholders: ClassVar[tuple[str, ...]] = ("<image>",)
 
     def record_files(self, raw: Path) -> list[Path]:
         """All parquet files, by name."""
@@ -58,10 +58,10 @@ class M4Instruct:
 
     source: str
     licence: str
-    layout: ClassVar = "json"
-    columns: ClassVar = ()
-    media_kind: ClassVar = "image"
-    placeholders: ClassVar = ("<image>",)
+    layout: ClassVar[Literal["parquet", "json"]] = "json"
+    columns: ClassVar[tuple[str, ...]] = ()
+    media_kind: ClassVar[str] = "image"
+    placeholders: ClassVar[tuple[str, ...]] = ("<image>",)
 
     def record_files(self, raw: Path) -> list[Path]:
         """The annotations; ``m4_instruct_video.json`` needs frames that are published elsewhere."""
@@ -100,10 +100,10 @@ class LlavaVideo:
 
     source: str
     licence: str
-    layout: ClassVar = "json"
-    columns: ClassVar = ()
-    media_kind: ClassVar = "video"
-    placeholders: ClassVar = ("<image>", "<video>")
+    layout: ClassVar[Literal["parquet", "json"]] = "json"
+    columns: ClassVar[tuple[str, ...]] = ()
+    media_kind: ClassVar[str] = "video"
+    placeholders: ClassVar[tuple[str, ...]] = ("<image>", "<video>")
 
     def record_files(self, raw: Path) -> list[Path]:
         """Every ``*_processed.json``, by name."""

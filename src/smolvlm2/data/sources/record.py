@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 
 @dataclass(kw_only=True)
@@ -34,18 +34,22 @@ class Record:
 class Adapter(Protocol):
     """What tells one data set from another; plain data, so that a worker process can have it."""
 
-    source: str
-    """Name under which the source is prepared."""
-    licence: str
-    """As the hub states it."""
-    layout: Literal["parquet", "json"]
+    layout: ClassVar[Literal["parquet", "json"]]
     """Which reader opens the record files."""
-    columns: tuple[str, ...]
+    columns: ClassVar[tuple[str, ...]]
     """Parquet columns that the adapter wants; empty for JSON."""
-    media_kind: str
+    media_kind: ClassVar[str]
     """``image`` or ``video``."""
-    placeholders: tuple[str, ...]
+    placeholders: ClassVar[tuple[str, ...]]
     """Strings in a user's text that mark a medium's place; empty when text never holds any."""
+
+    @property
+    def source(self) -> str:
+        """Name under which the source is prepared."""
+
+    @property
+    def licence(self) -> str:
+        """As the hub states it."""
 
     def record_files(self, raw: Path) -> list[Path]:
         """Files with rows, in the order that decides which duplicate stays."""
