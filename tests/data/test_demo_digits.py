@@ -65,6 +65,14 @@ def test_data_of_other_settings_are_not_overwritten(demo_root, tiny):
         write_demo_data(demo_root, **tiny | {"text_questions": 11})
 
 
+def test_a_foreign_folder_is_not_replaced(tmp_path, tiny):
+    (tmp_path / "held_out").mkdir()
+    (tmp_path / "held_out" / "mine.txt").write_text("mine")
+    with pytest.raises(DataError, match="is not the demo's"):
+        write_demo_data(tmp_path, **tiny)
+    assert (tmp_path / "held_out" / "mine.txt").read_text() == "mine"
+
+
 def test_the_cauldrons_layout(demo_root, summary):
     folder = demo_root / "raw" / "demo__cauldron_digits"
     rows = 0

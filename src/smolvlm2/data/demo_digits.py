@@ -94,7 +94,7 @@ def write_demo_data(out: Path, *, seed: int = 0, **counts: float) -> DemoSummary
         counts: Any other field of ``DemoSettings``.
 
     Raises:
-        DataError: ``out`` holds demo data made with other settings.
+        DataError: ``out`` holds demo data made with other settings, or a foreign ``held_out``.
         ConfigError: A setting is unknown or out of range.
         MissingDependencyError: scikit-learn is not installed.
     """
@@ -105,6 +105,7 @@ def write_demo_data(out: Path, *, seed: int = 0, **counts: float) -> DemoSummary
     out = Path(out)
     if (done := _finished(out, settings)) is not None:
         return done
+    _check_replaceable(out / "held_out")
     train, held_out = split_scans(
         load_scans(), held_out_share=settings.held_out_share, seed=settings.seed
     )
@@ -136,15 +137,25 @@ def _finished(out: Path, settings: DemoSettings) -> DemoSummary | None:
     path = out / SUMMARY
     if not path.is_file():
         return None
-    summary = DemoSummary(**json.loads(path.read_text(encoding="utf-8")))
-    if (summary.version, summary.settings) != (VERSION, asdict(settings)):
+    found = json.loads(path.read_text(encoding="utf-8"))
+    version, stored = found.get("version"), found.get("settings")
+    if (version, stored) != (VERSION, asdict(settings)):
         raise DataError(
-            f"{path}: demo data of version {summary.version} with settings {summary.settings} are "
-            f"here; asked for version {VERSION} with {asdict(settings)}; remove {path.name} to "
-            "have them replaced, or choose another folder"
+            f"{path}: demo data of version {version} with settings {stored} are here; asked for "
+            f"version {VERSION} with {asdict(settings)}; remove {path.name} to have them "
+            "replaced, or choose another folder"
         )
     folders = [*(out / "raw" / name for name in FOLDERS), out / "held_out"]
-    return summary if all(folder.is_dir() for folder in folders) else None
+    return DemoSummary(**found) if all(folder.is_dir() for folder in folders) else None
+
+
+def _check_replaceable(held_out: Path) -> None:
+    """Refuse to replace a folder of that name which is not the demo's."""
+    if held_out.exists() and not (held_out / "which_digit.jsonl").is_file():
+        raise DataError(
+            f"{held_out}: exists and is not the demo's (no which_digit.jsonl in it); move it, or "
+            "choose another folder for the demo data"
+        )
 
 
 def _write_train(raw: Path, scans: Scans, settings: DemoSettings) -> dict[str, int]:
