@@ -1,5 +1,6 @@
 """Prepare: results repeat, interrupted work goes on, finished work is left alone."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 
 from smolvlm2.data import prepare as prepare_module
 from smolvlm2.data.manifest import Manifest
+from smolvlm2.data.media import MediaStore
 from smolvlm2.data.parts import part_name
 from smolvlm2.data.prepare import prepare_source
 from smolvlm2.data.sources.catalogue import SOURCES
@@ -174,3 +176,27 @@ def test_a_source_without_a_usable_row_is_empty_but_whole(raw, prepare, cauldron
     folder, summary = prepare(CAULDRON)
     assert summary.rows_kept == 0
     assert len(Manifest.open(folder)) == 0
+
+
+@pytest.mark.parametrize("name", sorted(SOURCES))
+def test_held_out_layouts_can_be_prepared_too(demo_root, tokenizer, name):
+    adapter = dataclasses.replace(SOURCES[name].adapter, source=f"{name}_held_out")
+    raw = demo_root / "held_out" / "raw" / SOURCES[name].raw_folder
+    out = demo_root / "prepared_held_out" / adapter.source
+    summary = prepare_source(adapter, raw, out, tokenizer)
+    manifest = Manifest.open(out, tokenizer.key)
+    assert summary.rows_kept == len(manifest) > 0
+    for locator in manifest.row(0).media:
+        assert MediaStore(manifest.data_root).read(locator)
+
+
+def test_a_question_reads_the_same_in_training_and_in_its_benchmark(demo_root, tokenizer):
+    source = SOURCES["m4_digits"]
+    adapter = dataclasses.replace(source.adapter, source="asked")
+    raw = demo_root / "held_out" / "raw" / source.raw_folder
+    out = demo_root / "prepared_held_out" / "asked"
+    prepare_source(adapter, raw, out, tokenizer)
+    manifest = Manifest.open(out)
+    table = (demo_root / "held_out" / "which_image.jsonl").read_text().splitlines()
+    asked = [json.loads(line)["messages"] for line in table]
+    assert [manifest.row(i).messages[:1] for i in range(len(manifest))] == asked
