@@ -127,7 +127,7 @@ def _scores(scores: Sequence[Mapping[str, Any]]) -> str:
         "<div class='card table'><table><thead><tr><th scope=col>Benchmark</th>"
         "<th scope=col>Accuracy</th><th scope=col>Grey pictures</th><th scope=col>Chance</th>"
         f"<th scope=col>Questions</th></tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
-        "<p class=quiet>Questions about scans that training never saw. "
+        "<p class=quiet>Questions that training never saw. "
         "<em>Grey pictures</em> asks the same questions with every pixel grey: what is right there "
         "is guessed, not seen. The mark on a bar is chance.</p>"
     )

@@ -92,7 +92,7 @@ dt { color: var(--quiet); } dd { margin: 0; font-weight: 600; overflow-wrap: any
 .next { padding-left: 1.3em; margin: 0; }
 .next li { margin-bottom: 12px; }
 pre { margin: 6px 0 0; padding: 10px 14px; background: var(--card); border: 1px solid var(--line);
-  border-radius: 8px; overflow-x: auto; font-size: .85rem; }
+  border-radius: 8px; white-space: pre-wrap; overflow-wrap: anywhere; font-size: .85rem; }
 @media (max-width: 520px) {
   header, main { padding-left: 14px; padding-right: 14px; }
   th, td { padding: 9px 6px; font-size: .82rem; }
