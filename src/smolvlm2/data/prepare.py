@@ -118,7 +118,7 @@ def _list_inputs(adapter: Adapter, raw: Path) -> tuple[list[str], list[str]]:
     if not raw.is_dir():
         raise DataNotFoundError(
             f"{raw}: no raw data of {adapter.source} here; download them to this folder (the "
-            "demo's are made by `make demo`), then run: smolvlm2 prepare " + adapter.source
+            "demo's are made by: smolvlm2 demo-data), then run: smolvlm2 prepare " + adapter.source
         )
     archives = [path.relative_to(raw).as_posix() for path in adapter.archives(raw)]
     files = [path.relative_to(raw).as_posix() for path in adapter.record_files(raw)]

@@ -8,6 +8,7 @@ import zipfile
 import pytest
 
 from smolvlm2.data.ledger import LeftOutError
+from smolvlm2.data.sources import archives
 from smolvlm2.data.sources.archives import (
     BadMember,
     Member,
@@ -102,6 +103,19 @@ def test_a_damaged_zip_member_does_not_hide_the_others(tmp_path):
         archive.writestr("fine.png", b"good")
     path.write_bytes(path.read_bytes().replace(b"12345", b"12344"))
     assert outcome(path) == {"bad.png": "corrupt_media", "fine.png": b"good"}
+
+
+@pytest.mark.parametrize("mode", ["zip", "w", "w:gz"])
+def test_a_member_too_large_to_read_is_refused_by_its_header(tmp_path, monkeypatch, mode):
+    members = {"bomb.png": bytes(5000), "fine.png": b"good"}
+    if mode == "zip":
+        with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+            for name, data in members.items():
+                archive.writestr(name, data)
+    else:
+        write_tar(tmp_path / "a.zip", members, mode)
+    monkeypatch.setattr(archives, "MAX_MEMBER_BYTES", 4999)
+    assert outcome(tmp_path / "a.zip") == {"bomb.png": "unsupported_media", "fine.png": b"good"}
 
 
 def test_a_tar_that_is_cut_off_gives_what_it_has(tmp_path):

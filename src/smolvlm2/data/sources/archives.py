@@ -23,6 +23,10 @@ _READ_ERRORS = (
 )
 
 
+MAX_MEMBER_BYTES = 4 * 2**30
+"""Larger members are refused: a member is read whole, and a bomb is only small while packed."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Member:
     """One file of an archive that could be read."""
@@ -76,6 +80,9 @@ def _zip_members(path: Path) -> Iterator[Member | BadMember]:
             if is_link or not is_safe_path(info.orig_filename):
                 yield _unsafe(info.orig_filename, is_link)
                 continue
+            if info.file_size > MAX_MEMBER_BYTES:
+                yield _too_large(info.filename, info.file_size)
+                continue
             try:
                 data = archive.read(info)
             except _READ_ERRORS as error:
@@ -105,6 +112,9 @@ def _tar_members(path: Path) -> Iterator[Member | BadMember]:
             if not info.isreg() or not is_safe_path(info.name):
                 yield _unsafe(info.name, not info.isreg())
                 continue
+            if info.size > MAX_MEMBER_BYTES:
+                yield _too_large(info.name, info.size)
+                continue
             stream = archive.extractfile(info)
             assert stream is not None
             data = stream.read()
@@ -112,6 +122,11 @@ def _tar_members(path: Path) -> Iterator[Member | BadMember]:
                 raise EOFError(f"{info.name} has {len(data)} of {info.size} bytes")
             offset = None if compressed or info.issparse() else info.offset_data
             yield Member(name=info.name, data=data, offset=offset)
+
+
+def _too_large(name: str, size: int) -> BadMember:
+    detail = f"{size} bytes unpacked; expected at most {MAX_MEMBER_BYTES}"
+    return BadMember(name=name, problem=LeftOutError("unsupported_media", detail))
 
 
 def _unsafe(name: str, is_link: bool) -> BadMember:
