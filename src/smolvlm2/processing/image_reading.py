@@ -1,5 +1,6 @@
 """Image bytes to upright RGB pixels, or a named reason why not."""
 
+import functools
 import io
 import struct
 import threading
@@ -16,13 +17,14 @@ from smolvlm2.processing.tiling import ImageSettings
 ImageSource = bytes | str | Path | Image.Image
 # Pictures, not documents: EPS would start Ghostscript on a file from the internet.
 FORMATS = (
-    "JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "MPO", "AVIF", "JPEG2000", "PPM", "ICO", "TGA",
-    "DIB", "PCX", "SGI", "ICNS",
+    "JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM", "ICO", "TGA", "DIB",
+    "PCX", "SGI", "ICNS",
 )  # fmt: skip
 _DECODE_ERRORS = (
     OSError, SyntaxError, ValueError, IndexError, KeyError, TypeError, EOFError, OverflowError,
     NotImplementedError, struct.error, zlib.error,
 )  # fmt: skip
+_PNG_EXIF = (b"eXIf", b"Raw profile type")
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -102,8 +104,8 @@ def _open_header(source: bytes | str | Path) -> tuple[Image.Image, int, str]:
     try:
         with _HEADER_LOCK, warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            image = Image.open(io.BytesIO(content), formats=FORMATS)
-            orientation = _orientation(image)
+            image = Image.open(io.BytesIO(content), formats=_formats())
+            orientation = _orientation(image, content)
     except Image.DecompressionBombError as error:
         raise MediaError(f"{name}: {error}", reason="bad_image_size") from error
     except UnidentifiedImageError as error:
@@ -113,9 +115,18 @@ def _open_header(source: bytes | str | Path) -> tuple[Image.Image, int, str]:
     return image, orientation, name
 
 
-def _orientation(image: Image.Image) -> int:
+@functools.cache
+def _formats() -> tuple[str, ...]:
+    """Those of ``FORMATS`` that this build of PIL reads."""
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
+def _orientation(image: Image.Image, content: bytes) -> int:
     if image.format == "TIFF":
         return 1  # PIL turns TIFF itself, its size included
+    if image.format == "PNG" and not any(mark in content for mark in _PNG_EXIF):
+        return 1  # PIL would decode all pixels to look for a block behind them
     try:
         value = image.getexif().get(ExifTags.Base.Orientation, 1)
     except _DECODE_ERRORS:

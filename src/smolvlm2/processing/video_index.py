@@ -104,6 +104,7 @@ def index_video(source: VideoFile) -> VideoIndex:
             packets = [packet for packet in container.demux(stream) if packet.size]
             shown = [packet for packet in packets if not packet.is_discard]
             promised, time_base = stream.frames, stream.time_base
+            reordered = bool(stream.codec_context.has_b_frames)
             rate = float(stream.average_rate or 0)
             if not shown:
                 raise MediaError(f"{name}: video of zero length; replace or skip it")
@@ -121,6 +122,8 @@ def index_video(source: VideoFile) -> VideoIndex:
     times = [packet.pts for packet in shown]
     base = float(time_base) if time_base else 0.0
     known = base > 0 and None not in times and len(set(times)) == len(times)
+    if known and reordered and len(times) > 2 and times == sorted(times):
+        known = False  # AVI numbers packets as they lie in the file, not as they are shown
     pts = np.sort(np.array(times, dtype=np.int64)) if known else None
     if pts is not None:
         tail = shown[int(np.argmax(times))].duration or 0
