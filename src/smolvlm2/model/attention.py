@@ -63,8 +63,7 @@ class DocumentAttention:
         self.cu_seqlens = cu_seqlens
         self.max_length = max_length
         if self.backend == "sdpa":
-            bounds = cu_seqlens.tolist()
-            self.spans = [(a, b) for a, b in itertools.pairwise(bounds) if b > a]
+            self.lengths = cu_seqlens.diff().tolist()
         elif self.backend == "flex":
             if document_ids is None:
                 raise ValueError("the flex backend needs document_ids")
@@ -90,15 +89,14 @@ class DocumentAttention:
         if self.backend == "flex":
             out = self._flex(q, k, v, block_mask=self._mask, enable_gqa=True)
             return out[0].transpose(0, 1)
+        # Split, not sliced: the gradient of a slice is a zero tensor of the whole length.
+        documents = zip(*(x.split(self.lengths, dim=2) for x in (q, k, v)), strict=True)
         parts = [
             F.scaled_dot_product_attention(
-                q[:, :, start:end],
-                k[:, :, start:end],
-                v[:, :, start:end],
-                is_causal=True,
-                enable_gqa=q.shape[1] != k.shape[1],
+                *document, is_causal=True, enable_gqa=q.shape[1] != k.shape[1]
             )
-            for start, end in self.spans
+            for document in documents
+            if document[0].shape[2]
         ]
         return torch.cat(parts, dim=2)[0].transpose(0, 1)
 

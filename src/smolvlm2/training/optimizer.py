@@ -1,0 +1,92 @@
+"""AdamW with a learning rate for each part of the model and no decay on biases and norms."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from smolvlm2.errors import ConfigError
+
+if TYPE_CHECKING:
+    from torch import nn
+    from torch.optim import AdamW
+
+PARTS = ("vision_encoder", "connector", "text_decoder")
+"""Parts with a learning rate of their own; the head belongs to the text decoder."""
+
+
+@dataclass(kw_only=True)
+class OptimizerSettings:
+    """AdamW."""
+
+    vision_encoder_learning_rate: float | None = None
+    """Peak rate of the vision encoder; null: ``training.learning_rate``."""
+    connector_learning_rate: float | None = None
+    """Peak rate of the connector; null: ``training.learning_rate``."""
+    text_decoder_learning_rate: float | None = None
+    """Peak rate of the text decoder and the head; null: ``training.learning_rate``."""
+    beta1: float = 0.9
+    """Decay of the mean of gradients, a step."""
+    beta2: float = 0.999
+    """Decay of the mean of squared gradients, a step."""
+    eps: float = 1e-8
+    """Added to the denominator."""
+    weight_decay: float = 0.0
+    """Decoupled, a step at the peak rate; never on biases, norms and position embeddings."""
+    max_grad_norm: float = 1.0
+    """Gradients are scaled down to this norm."""
+
+    def __post_init__(self) -> None:
+        for name in (f"{part}_learning_rate" for part in PARTS):
+            value = getattr(self, name)
+            if value is not None and value < 0:
+                raise ConfigError(f"optimizer.{name} is {value}, expected 0 or more")
+        if self.max_grad_norm <= 0:
+            raise ConfigError(f"optimizer.max_grad_norm is {self.max_grad_norm}, expected above 0")
+
+    def peak(self, part: str, default: float) -> float:
+        """Peak learning rate of a part; ``default`` is ``training.learning_rate``."""
+        own = getattr(self, f"{part}_learning_rate")
+        return default if own is None else float(own)
+
+
+def part_of(name: str) -> str:
+    """The part that a parameter belongs to."""
+    part = name.split(".", 1)[0]
+    return "text_decoder" if part == "lm_head" else part
+
+
+def build_optimizer(
+    named_parameters: Iterable[tuple[str, "nn.Parameter"]], settings: OptimizerSettings
+) -> "AdamW":
+    """An optimiser over all parameters, frozen ones too.
+
+    A frozen parameter has no gradient, so AdamW neither updates nor decays it and keeps no state;
+    being in the optimiser from the start is what lets it train later.
+
+    Args:
+        named_parameters: Of the model, under our names.
+        settings: Of the recipe.
+
+    Returns:
+        AdamW with two groups a part (with and without decay); each group carries ``part``, by
+        which `freezing.set_learning_rates` gives it a rate before every step.
+    """
+    from torch.optim import AdamW
+
+    groups: dict[tuple[str, bool], list[nn.Parameter]] = {}
+    for name, parameter in named_parameters:
+        decays = parameter.ndim >= 2 and "position_embedding" not in name
+        groups.setdefault((part_of(name), decays), []).append(parameter)
+    return AdamW(
+        [
+            {
+                "params": parameters,
+                "part": part,
+                "weight_decay": settings.weight_decay if decays else 0.0,
+            }
+            for (part, decays), parameters in groups.items()
+        ],
+        betas=(settings.beta1, settings.beta2),
+        eps=settings.eps,
+        fused=True,
+    )

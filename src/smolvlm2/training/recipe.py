@@ -1,0 +1,136 @@
+"""A whole run in one dataclass, composed of the settings of every room.
+
+Files merge in this order: defaults, ``model_*.yaml``, ``train_*.yaml``, then ``key=value`` from the
+command line. The merged result is saved with every run.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from smolvlm2.data.mixture import MixtureSettings
+from smolvlm2.errors import ConfigError
+from smolvlm2.loading.micro_batch import LossWeight
+from smolvlm2.loading.sample_table import LimitSettings
+from smolvlm2.model.components import ComponentSettings
+from smolvlm2.plan.packs import PackSettings
+from smolvlm2.processing.tiling import ImageSettings
+from smolvlm2.processing.video import VideoSettings
+from smolvlm2.training.optimizer import OptimizerSettings
+from smolvlm2.training.schedule import ScheduleSettings
+
+
+@dataclass(kw_only=True)
+class TrainingSettings:
+    """How a stage is trained; the keys that the specification names keep their names."""
+
+    per_device_train_batch_size: int = 8
+    """Samples of a micro-batch on one device, on average: packs hold whole samples."""
+    gradient_accumulation_steps: int = 4
+    """Micro-batches of a device in one optimiser step, on average."""
+    reference_devices: int = 8
+    """Devices of the recipe: with the two numbers above they fix the samples of a step, which
+    stay the same on any number of devices."""
+    learning_rate: float = 1e-4
+    """Peak rate of every part that has none of its own under ``optimizer``."""
+    max_steps: int = 50_000
+    """Optimiser steps of the stage."""
+    freeze_vision_encoder: bool = False
+    """Whether the vision encoder starts frozen."""
+    unfreeze_vision_after_steps: int | None = None
+    """First step at which it trains; None: it stays as it starts."""
+    vision_warmup_steps: int = 500
+    """Steps over which its learning rate rises again after unfreezing."""
+    bf16: bool = True
+    """Compute in bfloat16 where the hardware has it; weights and sums stay fp32."""
+    gradient_checkpointing: bool = True
+    """Recompute block activations in the backward pass instead of keeping them."""
+    seed: int = 42
+    """Of the order, the connector's weights and nothing else: there is no other randomness."""
+    threads: int | None = None
+    """CPU threads of the main process; None: torch's default."""
+    max_skip_fraction: float = 0.001
+    """Share of samples that may be unreadable before the run stops."""
+
+    def __post_init__(self) -> None:
+        counts = ("per_device_train_batch_size", "gradient_accumulation_steps", "max_steps")
+        for name in (*counts, "reference_devices"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"training.{name} is {getattr(self, name)}, expected at least 1")
+        if self.unfreeze_vision_after_steps is not None and not self.freeze_vision_encoder:
+            raise ConfigError(
+                "training.unfreeze_vision_after_steps is set but training.freeze_vision_encoder is "
+                "false; set the latter to true, or the former to null"
+            )
+
+    @property
+    def samples_per_step(self) -> int:
+        """Samples of one optimiser step, on average (the global batch)."""
+        per_device = self.per_device_train_batch_size * self.gradient_accumulation_steps
+        return per_device * self.reference_devices
+
+
+@dataclass(kw_only=True)
+class DataSettings:
+    """Where the data are and how they are read."""
+
+    root: str = "data"
+    """Folder that holds ``prepared/``; the environment variable DATA_DIR replaces the default."""
+    mixture: MixtureSettings | None = None
+    """Sources and their shares of the samples; a run needs one, ``configs/mixtures/`` has some."""
+    workers: int = 2
+    """Processes that read and process samples; 0 reads in the main process."""
+    skip_ids: list[str] = field(default_factory=list)
+    """Samples to leave out."""
+
+
+@dataclass(kw_only=True)
+class LossSettings:
+    """What one step minimises."""
+
+    weight: LossWeight = "token"
+    """``token``: every supervised token counts 1; ``sample``: every sample counts 1; ``sqrt``: a
+    sample counts the square root of its supervised tokens."""
+
+
+@dataclass(kw_only=True)
+class CheckpointSettings:
+    """When the run is saved."""
+
+    every_steps: int = 500
+    """Steps between checkpoints."""
+    keep: int = 3
+    """Newest checkpoints that stay."""
+
+    def __post_init__(self) -> None:
+        if self.every_steps < 1 or self.keep < 1:
+            raise ConfigError("checkpoint.every_steps and checkpoint.keep must be at least 1")
+
+
+@dataclass(kw_only=True)
+class Recipe:
+    """One stage of training."""
+
+    stage: Literal["vision", "video"] = "vision"
+    """Which of the two stages; names the run's folder and nothing else."""
+    model: ComponentSettings = field(default_factory=ComponentSettings)
+    """The parts to start from; unused when a stage starts from a checkpoint."""
+    image: ImageSettings = field(default_factory=ImageSettings)
+    """How images become tiles."""
+    video: VideoSettings = field(default_factory=VideoSettings)
+    """How clips become frames."""
+    data: DataSettings = field(default_factory=DataSettings)
+    """Where the data are."""
+    limits: LimitSettings = field(default_factory=LimitSettings)
+    """Which samples are admitted."""
+    pack: PackSettings = field(default_factory=PackSettings)
+    """Capacity of a pack."""
+    loss: LossSettings = field(default_factory=LossSettings)
+    """What is minimised."""
+    training: TrainingSettings = field(default_factory=TrainingSettings)
+    """How it is trained."""
+    optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
+    """How gradients become updates."""
+    schedule: ScheduleSettings = field(default_factory=ScheduleSettings)
+    """How the learning rate changes."""
+    checkpoint: CheckpointSettings = field(default_factory=CheckpointSettings)
+    """When the run is saved."""
