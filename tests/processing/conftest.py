@@ -57,7 +57,7 @@ def tokenizer(base_folder: Path) -> Tokenizer:
 
 @pytest.fixture(scope="session")
 def encode_video() -> Callable[..., bytes]:
-    """Encodes H.264 on the spot: ``encode_video(n, fps, turn=..., times_ms=..., gop=...) -> bytes``.
+    """Encodes H.264 on the spot: ``encode_video(n, fps, turn=..., times_ms=...) -> bytes``.
 
     Frame i is grey level ``4 * i`` with a red patch in its upper left corner, so that a test knows
     which frame it got and which way up it is.

@@ -244,7 +244,7 @@ def test_incomplete_checkpoints_are_named(tokenizer: Tokenizer, tmp_path: Path):
     with pytest.raises(CheckpointError, match="neither image_seq_len"):
         Processor.from_pretrained(tmp_path)
     config.write_text(json.dumps(sizes | {"smolvlm2": {"upscale": "maybe"}}))
-    with pytest.raises(CheckpointError, match="image.upscale is 'maybe'"):
+    with pytest.raises(CheckpointError, match=r"image\.upscale is 'maybe'"):
         Processor.from_pretrained(tmp_path)
     config.write_text(json.dumps(sizes))
     broken = SmolVLMConfig().to_hf() | {"scale_factor": 5}

@@ -32,10 +32,14 @@ def test_strings_equal_transformers():
     from transformers.models.smolvlm import processing_smolvlm as theirs
 
     assert theirs.DEFAULT_CHAT_TEMPLATE == prompt_strings.CHAT_TEMPLATE
-    assert theirs.DEFAULT_VIDEO_INTRO == prompt_strings.VIDEO_INTRO.replace(
-        "{frames}", "{frame_count}"
-    ).replace("{duration}", "{video_duration}")
-    assert theirs.FRAME_TIMESTAMP_MESSAGE == prompt_strings.FRAME_STAMP.replace(
-        "{stamp}", "{timestamp}"
+    assert (
+        prompt_strings.VIDEO_INTRO.replace("{frames}", "{frame_count}").replace(
+            "{duration}", "{video_duration}"
+        )
+        == theirs.DEFAULT_VIDEO_INTRO
+    )
+    assert (
+        prompt_strings.FRAME_STAMP.replace("{stamp}", "{timestamp}")
+        == theirs.FRAME_TIMESTAMP_MESSAGE
     )
     assert theirs.DEFAULT_MEDIA_OUTTRO == prompt_strings.VIDEO_OUTRO

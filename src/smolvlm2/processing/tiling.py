@@ -81,13 +81,10 @@ def resize_plan(
     width, height = np.asarray(widths, dtype=np.int64), np.asarray(heights, dtype=np.int64)
     edge = np.asarray(settings.longest_edge if longest_edge is None else longest_edge)
     longest = np.maximum(width, height)
-    enlarged = _scale_to(width, height, edge, even=True)
-    if settings.upscale == "never":
-        keep = longest <= edge
-        enlarged = tuple(
-            np.where(keep, old, new) for old, new in zip((width, height), enlarged, strict=True)
-        )
-    width, height = enlarged
+    scaled_width, scaled_height = _scale_to(width, height, edge, even=True)
+    keep = (longest <= edge) & (settings.upscale == "never")
+    width = np.where(keep, width, scaled_width)
+    height = np.where(keep, height, scaled_height)
     capped = _scale_to(width, height, np.int64(LARGEST_EDGE), even=False)
     over = np.maximum(width, height) > LARGEST_EDGE
     width = np.maximum(np.where(over, capped[0], width), 1)

@@ -1,7 +1,7 @@
 """Wanted frames of a video file, one by one, by whichever decoder is installed."""
 
 import functools
-import importlib.util
+import importlib
 import io
 import logging
 import time
@@ -24,7 +24,7 @@ _TURNS = {
     2: Image.Transpose.ROTATE_180,
     3: Image.Transpose.ROTATE_270,
 }
-_MODULES = {"torchcodec": "torchcodec", "pyav": "av", "decord": "decord"}
+_MODULES = {"torchcodec": "torchcodec.decoders", "pyav": "av", "decord": "decord"}
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def decode_frames(
         source: The file.
         index: Its index.
         wanted: Increasing frame numbers, int64 ``(n,)``.
-        backend: ``auto`` or the name of a decoder.
+        backend: ``auto`` or the name of a decoder (``VideoSettings.backend``).
         deadline: When to give up.
 
     Raises:
@@ -89,13 +89,19 @@ def choose_backend(wanted: str) -> str:
         MissingDependencyError: It is not installed.
     """
     order = ("torchcodec", "pyav", "decord") if wanted == "auto" else (wanted,)
+    problems = []
     for name in order:
-        if importlib.util.find_spec(_MODULES[name]) is not None:
-            logger.info("videos are decoded by %s (video.backend: %s)", name, wanted)
-            return name
+        try:
+            importlib.import_module(_MODULES[name])
+        except (ImportError, OSError, RuntimeError) as error:
+            # torchcodec raises the latter two where FFmpeg or CUDA does not fit.
+            problems.append(f"{name}: {str(error).splitlines()[0] if str(error) else error!r}")
+            continue
+        logger.info("videos are decoded by %s (video.backend: %s)", name, wanted)
+        return name
     raise MissingDependencyError(
-        f"video.backend is {wanted} but the package is missing; pip install {wanted}, or set "
-        f"video.backend: auto"
+        f"video.backend is {wanted}, which does not load ({'; '.join(problems)}); pip install "
+        f"{wanted}, or set video.backend: auto"
     )
 
 
