@@ -315,7 +315,9 @@ def recipes(write, monkeypatch):
     monkeypatch.setattr(configs, "recipes_folder", lambda: Path("shipped"))
 
 
-@pytest.mark.parametrize("name", ["tiny/train_vision", "tiny/train_vision.yaml"])
+@pytest.mark.parametrize(
+    "name", ["tiny/train_vision", "tiny/train_vision.yaml", "configs/tiny/train_vision.yaml"]
+)
 @pytest.mark.usefixtures("recipes")
 def test_a_recipe_is_found_by_name(name):
     assert find_recipe(name) == Path("shipped/tiny/train_vision.yaml")

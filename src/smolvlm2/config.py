@@ -143,15 +143,13 @@ def find_recipe(name: PathLike) -> Path:
         ConfigError: Neither exists; the message names the near miss.
     """
     path = Path(name)
-    candidates = [path, recipes_folder() / path, recipes_folder() / f"{path}.yaml"]
+    inside = path.as_posix().removeprefix("configs/")  # also where no clone is around
+    candidates = [path, recipes_folder() / inside, recipes_folder() / f"{inside}.yaml"]
     for candidate in candidates:
         if candidate.is_file():
             return candidate
-    wanted = path.with_suffix("").as_posix() if path.suffix == ".yaml" else path.as_posix()
-    raise ConfigError(
-        f"{name}: no such file or recipe; "
-        f"{_suggest(wanted.removeprefix('configs/'), recipe_names(), 'recipes are')}"
-    )
+    near = _suggest(inside.removesuffix(".yaml"), recipe_names(), "recipes are")
+    raise ConfigError(f"{name}: no such file or recipe; {near}")
 
 
 def _read_layers(path: Path, parents: tuple[Path, ...]) -> list[_Layer]:

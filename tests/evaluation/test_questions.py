@@ -33,6 +33,19 @@ def test_plain_text_and_several_references_are_understood(tmp_path):
     assert question.conversation("Now.")[0]["content"][1:] == [{"type": "text", "text": "\nNow."}]
 
 
+def test_several_media_keep_their_order(tmp_path):
+    content = [{"type": "image"}, {"type": "text", "text": "or"}, {"type": "video"}]
+    row = {"question_id": "a", "messages": [{"role": "user", "content": content}], "answer": "x"}
+    path = tmp_path / "two.jsonl"
+    path.write_text(json.dumps(row | {"media": ["first.png", "second.mp4"]}))
+    items = read_questions(path)[0].conversation()[0]["content"]
+    assert [item.get("path", "").rpartition("/")[2] for item in items] == [
+        "first.png",
+        "",
+        "second.mp4",
+    ]
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

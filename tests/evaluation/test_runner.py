@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from smolvlm2.errors import DataError, DataNotFoundError
-from smolvlm2.evaluation.answers import fingerprint
-from smolvlm2.evaluation.runner import evaluate, examples, rescore
+from smolvlm2.evaluation.answers import Answer, fingerprint
+from smolvlm2.evaluation.questions import read_questions
+from smolvlm2.evaluation.runner import evaluate, examples, rescore, score
 from smolvlm2.evaluation.scorers import wilson_interval
 
 
@@ -139,6 +140,14 @@ def test_examples_are_spread_over_the_file(run, benchmark_, data_root, tmp_path)
         "media": [str(data_root / "media/2.png")],
     }
     assert len(examples(benchmark_, data_root, log, count=50)) == 7
+
+
+def test_a_lucky_guess_about_an_unreadable_medium_does_not_count(benchmark_, data_root):
+    questions = read_questions(data_root / "shade.jsonl")
+    answers = {q.question_id: Answer(question_id=q.question_id, prediction="1") for q in questions}
+    assert score(benchmark_, questions, answers).accuracy == 1 / 7
+    answers["shade/1"] = Answer(question_id="shade/1", prediction="1", problem="corrupt_media: x")
+    assert score(benchmark_, questions, answers).accuracy == 0
 
 
 @pytest.mark.parametrize(("rule", "expected"), [("none", None), (0.25, 0.25)])
