@@ -142,6 +142,7 @@ def their_processor(
     """
     from transformers import AutoProcessor
     from transformers.models.auto.video_processing_auto import AutoVideoProcessor
+    from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImageProcessorPil
     from transformers.processing_utils import ProcessorMixin
 
     folder = tmp_path_factory.mktemp("processor")
@@ -156,4 +157,7 @@ def their_processor(
                 "check_argument_for_proper_class",
                 lambda self, name, value: value is stand_in or check(self, name, value),
             )
-        yield AutoProcessor.from_pretrained(folder, backend="pil")
+        loaded = AutoProcessor.from_pretrained(folder)
+        # torchvision's Lanczos is another one; the class on PIL is the reference.
+        loaded.image_processor = SmolVLMImageProcessorPil.from_pretrained(folder)
+        yield loaded

@@ -1,8 +1,10 @@
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 import torch
@@ -64,6 +66,31 @@ def test_batch_of_images_equals_transformers(
     assert ours.pixel_values.dtype == theirs["pixel_values"].dtype
     assert torch.equal(ours.pixel_values, theirs["pixel_values"])
     assert torch.equal(ours.pixel_attention_mask, theirs["pixel_attention_mask"])
+
+
+@pytest.mark.parametrize(("frames", "fps"), [(30, 10), (50, 7), (900, 10)])
+def test_videos_equal_transformers(
+    processor: Processor, their_processor: Any, encode_video, frames: int, fps: int
+):
+    pytest.importorskip("torchvision", reason="transformers decodes no video without torchvision")
+    from transformers.video_utils import VideoMetadata
+
+    clip = encode_video(frames, fps)
+    with av.open(io.BytesIO(clip)) as container:
+        pixels = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    theirs = their_processor(
+        text=[their_processor.apply_chat_template(_ask({"type": "video"}))],
+        videos=[np.stack(pixels)],
+        video_metadata=[VideoMetadata(total_num_frames=frames, fps=fps, duration=frames / fps)],
+        do_sample_frames=True,
+        num_frames=64,
+        fps=1,
+        return_tensors="pt",
+    )
+    ours = processor(_ask({"type": "video", "video": clip}), return_format="hf")
+    assert torch.equal(ours.input_ids, theirs["input_ids"])
+    # torchvision's Lanczos is not PIL's.
+    assert (ours.pixel_values - theirs["pixel_values"]).abs().max() <= 9 / 127.5
 
 
 def test_tiles_of_a_batch_lie_in_order(processor: Processor, conversations: list[Any]):
