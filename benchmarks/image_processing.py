@@ -2,9 +2,10 @@
 
     OMP_NUM_THREADS=1 python benchmarks/image_processing.py
 
-All sides run in one process, interleaved; figures are medians of wall clock. ``floor`` is what
-cannot be avoided: PIL's JPEG decoder, one uint8 Lanczos resize to the final grid by torch, one to
-the global tile, one copy into tiles. The bits of ``exact`` are compared with transformers' first.
+All sides run in one process, interleaved; figures are medians of CPU time (one thread, so that
+neighbours on the machine disturb them least). ``floor`` is what cannot be avoided: PIL's JPEG
+decoder, one uint8 Lanczos resize to the final grid by torch, one to the global tile, one copy into
+tiles. The bits of ``exact`` are compared with transformers' first.
 """
 
 import io
@@ -24,7 +25,7 @@ from smolvlm2.processing.images import ImageSettings, image_tiles, open_image, t
 TILE = 512
 LONGEST_EDGE = 2048
 SIZES = [(386, 386), (640, 480), (1600, 1200), (2480, 3508)]
-ROUNDS = 9
+ROUNDS = 11
 RESULT = Path(__file__).parent / "results" / "image_processing.json"
 
 
@@ -92,9 +93,9 @@ def measure(width: int, height: int) -> dict[str, float | str | int]:
     times: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(ROUNDS):
         for name, run in runs.items():
-            start = time.perf_counter()
+            start = time.process_time()
             run(jpeg)
-            times[name].append((time.perf_counter() - start) * 1000)
+            times[name].append((time.process_time() - start) * 1000)
     ms = {name: statistics.median(values) for name, values in times.items()}
     apart = np.abs(tiles["fast"].astype(np.int16) - tiles["exact"])
     return {
