@@ -120,3 +120,11 @@ def test_demo_data_prints_what_it_wrote(run, tmp_path, monkeypatch):
         f"     7 samples    {tmp_path}/raw/pages",
         f"     3 questions  {tmp_path}/held_out/which_digit.jsonl",
     ]
+
+
+def test_diff_without_names_compares_the_shipped_recipes_with_the_published(run):
+    status, out, _ = run("recipes", "diff")
+    assert status == 0
+    assert out.count("\nb: ") == 3
+    assert "model.vision_encoder.image_size\n  a: 384\n  b: 512\n  why: " in out
+    assert "training.unfreeze_vision_after_steps\n  a: 10000\n" in out

@@ -67,9 +67,12 @@ def recipes_show(
 
 @recipes_app.command("diff")
 def recipes_diff(
-    a: Annotated[str, typer.Argument(help="A recipe.")] = "train_vision_stage",
-    b: Annotated[
+    a: Annotated[
         Optional[str],  # noqa: UP045 - typer reads this annotation at run time
+        typer.Argument(help="A recipe; default: model and both stages, in turn."),
+    ] = None,
+    b: Annotated[
+        Optional[str],  # noqa: UP045
         typer.Argument(help="Another; default: the published counterpart of the first."),
     ] = None,
 ) -> None:

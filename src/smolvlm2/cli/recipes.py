@@ -15,25 +15,29 @@ from smolvlm2.config import (
 
 _REASONS = {
     "image_size": "published 256M and 500M use 512 px tiles; 384 belongs to the 2.2B model",
-    "ratio scale_factor": "3 divides the 24 patches a side of a 384 px tile, 4 the 32 of 512 px",
-    "max_position_embeddings max_length": "the small published models stay at 8k tokens",
+    "ratio": "3 divides the 24 patches a side of a 384 px tile, 4 the 32 of 512 px",
+    "max_position_embeddings": "the small published models stay at 8k tokens",
     "rope_theta": "SmolLM2's own base where the context stays at 8k",
     "longest_edge": "four tiles of the recipe's own size",
     "upscale": "the published processor enlarges every image; `never` saves that compute",
-    "max_frames": "published video training sees 64 frames, one a second",
+    "max_frames fps": "published video training sees up to 64 frames, one a second",
     "freeze_vision_encoder unfreeze_vision_after_steps": "no published run unfreezes midway",
-    "learning_rate vision_learning_rate connector_learning_rate text_learning_rate": (
+    "vision_encoder_learning_rate connector_learning_rate text_decoder_learning_rate": (
         "published video training has one rate for each part of the model"
     ),
-    "max_steps": "the published vision stage is three runs; its video stage is one epoch",
-    "per_device_train_batch_size gradient_accumulation_steps": (
-        "published global batches are 512 to 8192 samples"
+    "max_steps": "published: three image runs, of which this is the last, and one epoch of video",
+    "per_device_train_batch_size gradient_accumulation_steps reference_devices": (
+        "samples a step: 256 in the specification; published 512 for video, 8192 for the last "
+        "image run"
     ),
-    "lr_scheduler_type schedule": "the published first stage decays linearly",
-    "mixture": "the published mixture has 107 entries; the specification gives shares",
+    "mixture.entries": "the specification gives shares by group; the published file, or its public "
+    "stand-in, lists every source",
 }
-WHY = {name: reason for names, reason in _REASONS.items() for name in names.split()}
-"""Why the specification's recipe and the published one differ, by the last part of the key."""
+WHY = {suffix: reason for suffixes, reason in _REASONS.items() for suffix in suffixes.split()}
+"""Why the specification's recipe and the published one differ, by the end of the dotted key."""
+
+COUNTERPARTS = ("model_256m", "train_vision_stage", "train_video_stage")
+"""What ``recipes diff`` compares when nothing is named, each with ``published/`` of its name."""
 
 
 def list_recipes() -> str:
@@ -56,16 +60,18 @@ def show_recipe(name: str) -> str:
     return f"# {path}\n{to_yaml(load_raw(path))}"
 
 
-def diff_recipes(a: str, b: str | None = None) -> str:
+def diff_recipes(a: str | None = None, b: str | None = None) -> str:
     """Where two recipes differ: one block a key, with both values and the reason where known.
 
     Args:
-        a: A recipe's name or path.
+        a: A recipe's name or path; None compares all of ``COUNTERPARTS``.
         b: Another; None takes ``published/`` of the same name.
 
     Raises:
         ConfigError: No such recipe, or it is no YAML.
     """
+    if a is None:
+        return "\n\n".join(diff_recipes(name) for name in COUNTERPARTS)
     left = find_recipe(a)
     right = find_recipe(b or f"published/{Path(a).stem}")
     lines = [f"a: {left}", f"b: {right}"]
@@ -77,7 +83,8 @@ def diff_recipes(a: str, b: str | None = None) -> str:
 
 
 def _reason(key: str) -> str | None:
-    return next((WHY[part] for part in reversed(key.split(".")) if part in WHY), None)
+    ends = (reason for suffix, reason in WHY.items() if f".{key}".endswith(f".{suffix}"))
+    return next(ends, None)
 
 
 def _short(value: Any) -> str:
