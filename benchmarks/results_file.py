@@ -9,7 +9,16 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
-PACKAGES = ("smolvlm2", "torch", "transformers", "tokenizers", "numpy", "pillow", "av", "accelerate")
+PACKAGES = (
+    "smolvlm2",
+    "torch",
+    "transformers",
+    "tokenizers",
+    "numpy",
+    "pillow",
+    "av",
+    "accelerate",
+)
 
 
 def record(name: str, payload: dict[str, Any]) -> dict[str, Any]:
