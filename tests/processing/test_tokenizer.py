@@ -141,7 +141,7 @@ def test_base_tokenizer_is_refused(base_folder: Path):
 
 
 def test_folder_without_tokenizer_is_named(tmp_path: Path):
-    with pytest.raises(CheckpointNotFoundError, match=r"holds no tokenizer\.json"):
+    with pytest.raises(CheckpointNotFoundError, match=r"no tokenizer\.json in this folder"):
         Tokenizer.from_pretrained(tmp_path)
     with pytest.raises(CheckpointNotFoundError, match="no such folder"):
         Tokenizer.from_pretrained(tmp_path / "missing")

@@ -1,6 +1,5 @@
 """Safetensors on disk, read and written by their names; pickles are never opened."""
 
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -11,10 +10,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from smolvlm2.errors import CheckpointError, CheckpointNotFoundError
-from smolvlm2.model.hub import read_json
+from smolvlm2.model.hub import read_json, write_json
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+__all__ = ["INDEX", "WEIGHTS", "TensorFiles", "write_json", "write_tensors"]
 
 
 class TensorFiles:
@@ -85,12 +85,4 @@ def write_tensors(tensors: dict[str, Tensor], path: Path) -> None:
         temporary,
         metadata={"format": "pt"},
     )
-    os.replace(temporary, path)
-
-
-def write_json(value: dict[str, Any], path: Path) -> None:
-    """Write a JSON file; the old one stays until the new one is complete."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".partial")
-    temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
     os.replace(temporary, path)

@@ -9,7 +9,7 @@ import numpy as np
 
 from smolvlm2.errors import ConfigError, PromptError
 from smolvlm2.model.config import SmolVLMConfig
-from smolvlm2.processing.checkpoint_files import find_checkpoint
+from smolvlm2.model.hub import resolve_checkpoint
 from smolvlm2.processing.images import image_tiles, open_image
 from smolvlm2.processing.lengths import LengthModel
 from smolvlm2.processing.processor_files import ProcessorSettings, read_settings, write_settings
@@ -113,7 +113,7 @@ class Processor:
             CheckpointNotFoundError: No checkpoint there.
             CheckpointError: Its files do not describe a SmolVLM processor.
         """
-        folder = find_checkpoint(source, "tokenizer.json")
+        folder = resolve_checkpoint(source, needed="tokenizer.json")
         read = read_settings(folder)
         return cls(
             Tokenizer.from_pretrained(folder),

@@ -11,7 +11,7 @@ from typing import Any
 
 from smolvlm2.errors import CheckpointError, ConfigError
 from smolvlm2.model.config import SmolVLMConfig
-from smolvlm2.processing.checkpoint_files import read_json, write_json
+from smolvlm2.model.hub import read_json, write_json
 from smolvlm2.processing.prompt_strings import CHAT_TEMPLATE
 from smolvlm2.processing.tiling import ImageSettings
 from smolvlm2.processing.video_sampling import VideoSettings
@@ -97,7 +97,6 @@ def write_settings(folder: Path, settings: ProcessorSettings) -> None:
         "video_sampling": sampling,
     }
     write_json(
-        folder / "preprocessor_config.json",
         {
             **common,
             "image_processor_type": "SmolVLMImageProcessor",
@@ -105,9 +104,9 @@ def write_settings(folder: Path, settings: ProcessorSettings) -> None:
             "size": {"longest_edge": image.longest_edge},
             OWN_KEY: own,
         },
+        folder / "preprocessor_config.json",
     )
     write_json(
-        folder / "video_preprocessor_config.json",
         {
             **common,
             "video_processor_type": "SmolVLMVideoProcessor",
@@ -116,10 +115,11 @@ def write_settings(folder: Path, settings: ProcessorSettings) -> None:
             "num_frames": video.max_frames,
             "fps": sampling["fps"],
         },
+        folder / "video_preprocessor_config.json",
     )
     write_json(
-        folder / "processor_config.json",
         {"processor_class": "SmolVLMProcessor", "image_seq_len": settings.tokens_per_tile},
+        folder / "processor_config.json",
     )
     (folder / "chat_template.jinja").write_text(CHAT_TEMPLATE, encoding="utf-8")
 

@@ -11,8 +11,8 @@ import numpy as np
 import tokenizers
 
 from smolvlm2.errors import CheckpointError
+from smolvlm2.model.hub import read_json, resolve_checkpoint, write_json
 from smolvlm2.processing import prompt_strings as strings
-from smolvlm2.processing.checkpoint_files import find_checkpoint, read_json, write_json
 
 GRID_NAMES = 6
 """The vocabulary names tiles up to row 6 and column 6."""
@@ -71,7 +71,7 @@ class Tokenizer:
             CheckpointNotFoundError: No ``tokenizer.json`` there.
             CheckpointError: It is not a SmolVLM tokenizer.
         """
-        folder = find_checkpoint(source, "tokenizer.json")
+        folder = resolve_checkpoint(source, needed="tokenizer.json")
         path = folder / "tokenizer.json"
         config = read_json(folder / "tokenizer_config.json", missing_ok=True)
         length = config.get("model_max_length", 8192)
@@ -117,8 +117,8 @@ class Tokenizer:
             "model_max_length": self.model_max_length,
             "truncation_side": "left",
         }
-        write_json(folder / "tokenizer_config.json", config)
-        write_json(folder / "special_tokens_map.json", roles | extra)
+        write_json(config, folder / "tokenizer_config.json")
+        write_json(roles | extra, folder / "special_tokens_map.json")
 
     @property
     def vocab_size(self) -> int:
@@ -208,7 +208,7 @@ def extend_for_images(source: str | Path, *, model_max_length: int = 8192) -> To
     Source:
         docs/model.md, vocabulary; the m4 training code's order.
     """
-    path = find_checkpoint(source, "tokenizer.json") / "tokenizer.json"
+    path = resolve_checkpoint(source, needed="tokenizer.json") / "tokenizer.json"
     base = _build(path.read_text(encoding="utf-8"), str(path))
     names = _added_names()
     present = [name for name in names if base.token_to_id(name) is not None]
