@@ -1,7 +1,6 @@
 # `make` or `make help` lists the targets; each works on a fresh clone.
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test check bench
-export OMP_NUM_THREADS ?= 1
 BIN := .venv/bin
 STAMP := .venv/installed
 
@@ -19,7 +18,7 @@ demo: $(STAMP) ## train a tiny model on handwritten digits, ask it held-out ques
 	$(BIN)/smolvlm2 demo --output runs/demo
 
 test: $(STAMP) ## run the tests
-	$(BIN)/python -m pytest -n 2 -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -q
 
 check: $(STAMP) ## lint, format, types, imports
 	$(BIN)/ruff check .

@@ -10,7 +10,7 @@ class SmolVLMError(Exception):
 
 
 class ConfigError(SmolVLMError, ValueError):
-    """A recipe or an option is wrong: unknown key, wrong type, values that contradict each other."""
+    """A recipe or an option is wrong: unknown key, wrong type, contradicting values."""
 
 
 class CheckpointError(SmolVLMError, ValueError):
