@@ -1,6 +1,8 @@
 """Packs of the plan, read and processed by worker processes ahead of the training loop."""
 
 import multiprocessing
+import os
+import threading
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -16,6 +18,11 @@ from smolvlm2.plan.plan import Plan, Position
 from smolvlm2.plan.samples import SourceTable
 from smolvlm2.processing.processor import Processor
 
+WORKER_DIED = (
+    "a loader process died (out of memory, or a crash in a decoder); run again with "
+    "data.workers=0 to see it in the main process"
+)
+
 
 @dataclass(kw_only=True)
 class Skip:
@@ -27,6 +34,13 @@ class Skip:
     """One of the ledger's reasons."""
     detail: str
     """For a human."""
+    epoch: int = 0
+    """Of its source: with the id it names one occurrence, which stays skipped on replay."""
+
+    @property
+    def occurrence(self) -> tuple[str, int]:
+        """Which sample, at which of its turns."""
+        return self.sample_id, self.epoch
 
 
 @dataclass(kw_only=True)
@@ -48,10 +62,16 @@ class PackReader:
     loss_weight: LossWeight = "token"
     """See `assemble`."""
     skip_ids: frozenset[str] = frozenset()
-    """Samples left out by the user, or skipped earlier in this run."""
+    """Samples left out by the user."""
+    skipped_before: dict[tuple[str, int], Skip] = field(default_factory=dict)
+    """Skips of this run by occurrence: on replay they are reported again without a try."""
 
     def read(self, pack: Pack) -> tuple[MicroBatch, list[Skip]]:
-        """Read and process a pack's samples; unreadable ones are left out and reported."""
+        """Read and process a pack's samples; unreadable ones are left out and reported.
+
+        Raises:
+            DataError: A sample has another length than planned; its geometry is stale.
+        """
         samples, skips = [], []
         columns = {
             name: pack.samples.column(self.tables, name)
@@ -63,6 +83,10 @@ class PackReader:
             row = manifest.row(planned["rows"])
             if row.sample_id in self.skip_ids:
                 continue
+            occurrence = (row.sample_id, int(pack.samples.epoch[number]))
+            if occurrence in self.skipped_before:
+                skips.append(self.skipped_before[occurrence])
+                continue
             messages = row.messages[: planned["messages"]]
             markers = sum(
                 part["type"] != "text" for message in messages for part in message["content"]
@@ -73,7 +97,8 @@ class PackReader:
                 sample = self.processor.encode_sample(messages, media)
             except (MediaError, PromptError) as error:
                 reason = error.reason if isinstance(error, MediaError) else "placeholder_mismatch"
-                skips.append(Skip(sample_id=row.sample_id, reason=reason, detail=str(error)))
+                name, epoch = occurrence
+                skips.append(Skip(sample_id=name, reason=reason, detail=str(error), epoch=epoch))
                 continue
             samples.append(
                 PackSample(
@@ -137,15 +162,17 @@ class Loader:
             )
 
     def __iter__(self) -> Iterator[StepBatch]:
-        """Endless; the caller stops when it has had its steps."""
+        """Endless; the caller stops when it has had its steps.
+
+        Raises:
+            DataError: A worker died, or a sample has another length than planned.
+        """
         waiting: deque[tuple[list[Future | Pack], Position]] = deque()
+        following = self._position
         while True:
             while len(waiting) <= (self._ahead if self._pool else 0):
-                packs, self._position = self._plan.step(self._position)
-                tasks: list[Future | Pack] = list(packs)
-                if self._pool:
-                    tasks = [self._pool.submit(_read_in_worker, pack) for pack in packs]
-                waiting.append((tasks, self._position))
+                packs, following = self._plan.step(following)
+                waiting.append(([self._submit(pack) for pack in packs], following))
             tasks, position = waiting.popleft()
             results = [self._result(task) for task in tasks]
             yield StepBatch(
@@ -154,16 +181,21 @@ class Loader:
                 position=position,
             )
 
+    def _submit(self, pack: Pack) -> Future | Pack:
+        if self._pool is None:
+            return pack
+        try:
+            return self._pool.submit(_read_in_worker, pack)
+        except BrokenProcessPool as error:
+            raise DataError(WORKER_DIED) from error
+
     def _result(self, task: Future | Pack) -> tuple[MicroBatch, list[Skip]]:
         if isinstance(task, Pack):
             return self._reader.read(task)
         try:
             return task.result()
         except BrokenProcessPool as error:
-            raise DataError(
-                "a loader process died (out of memory, or a crash in a decoder); run again with "
-                "data.workers=0 to see it in the main process"
-            ) from error
+            raise DataError(WORKER_DIED) from error
 
     def close(self) -> None:
         """Stop the workers; tasks that have not begun are dropped."""
@@ -183,12 +215,21 @@ _worker_reader: PackReader | None = None
 def _start_worker(reader: PackReader) -> None:
     global _worker_reader
     _worker_reader = reader
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
     # One thread a worker: their number is the degree of parallelism. Only a reader that resizes
     # with torch pays for importing it.
     if reader.processor.image.resample == "fast":
         import torch
 
         torch.set_num_threads(1)
+
+
+def _exit_with_parent() -> None:
+    """Without this a worker whose trainer was killed would wait for its next pack for ever."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _read_in_worker(pack: Pack) -> tuple[MicroBatch, list[Skip]]:

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from smolvlm2.errors import CheckpointError, ResumeError
+from smolvlm2.model.hub import read_json
 from smolvlm2.model.smolvlm import SmolVLM
 from smolvlm2.model.tensor_files import write_json
 from smolvlm2.plan.plan import Position
@@ -101,7 +102,7 @@ def read_state(folder: Path) -> TrainingState:
             "position": Position(**content["position"])
         }
         return TrainingState(**values)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{folder}: incomplete checkpoint ({error})") from error
 
 
@@ -128,6 +129,11 @@ def load_checkpoint(folder: Path, model: SmolVLM, optimizer: Optimizer) -> None:
         CheckpointError: The checkpoint belongs to another model.
     """
     content = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
+    if read_json(folder / "config.json") != json.loads(json.dumps(model.config.to_hf())):
+        raise CheckpointError(
+            f"{folder}: the run's model has other shapes than the one it is started with now; "
+            f"start it from the same components or checkpoint as before"
+        )
     parameters = dict(model.named_parameters())
     unknown = [name for name in content["optimizer_parameters"] if name not in parameters]
     if unknown:

@@ -77,6 +77,7 @@ class Trainer:
             skipped=0,
             chain="",
         )
+        self._saved: int | None = None
 
     def resume(self) -> None:
         """Go on from the newest complete checkpoint of the run.
@@ -94,8 +95,9 @@ class Trainer:
         # Freezing comes before optimiser state, which frozen parameters do not have.
         apply_freezing(self.model, frozen_parts(state.step, self.recipe.training))
         load_checkpoint(folder, self.model, self.optimizer)
-        self.state = state
+        self.state, self._saved = state, state.step
         self.run.log.cut(state.step)
+        self.run.skips.mend()
         logger.info("resuming at step %d from %s", state.step, folder)
 
     def train(self) -> None:
@@ -105,8 +107,9 @@ class Trainer:
             TrainingError: The loss is not finite, or too many samples could not be read.
         """
         training = self.recipe.training
-        skipped = frozenset(line["sample_id"] for line in self.run.skips)
-        self.reader.skip_ids |= skipped | frozenset(self.recipe.data.skip_ids)
+        self.reader.skip_ids = frozenset(self.recipe.data.skip_ids)
+        skips = [Skip(**{k: v for k, v in line.items() if k != "step"}) for line in self.run.skips]
+        self.reader.skipped_before = {skip.occurrence: skip for skip in skips}
         frozen: frozenset[str] | None = None
         with Loader(
             self.plan, self.reader, self.state.position, workers=self.recipe.data.workers
@@ -122,7 +125,7 @@ class Trainer:
                 line = self._step(batch, loaded=time.perf_counter() - started)
                 line["seconds"] = round(time.perf_counter() - started, 4)
                 self._finish_step(batch, line)
-        if not self.run.steps() or self.run.steps()[-1].name != f"step-{self.state.step:08d}":
+        if self._saved != self.state.step:
             self._save()
         self.model.eval()
         self.model.save_pretrained(self.run.root)
@@ -207,8 +210,8 @@ class Trainer:
         state.step += 1
         state.position = batch.position
         state.samples += line["samples"]
-        for skip in batch.skips:
-            self._record_skip(skip, line["step"])
+        # Before the log's line and the checkpoint, so that a replay knows of it.
+        self._record_skips(batch.skips, line["step"])
         line |= {
             "tokens_per_second": round(line["tokens"] / line["seconds"]),
             "tiles_per_second": round(line["tiles"] / line["seconds"], 1),
@@ -224,15 +227,18 @@ class Trainer:
                 metrics = self.hook(self.model, state.step)
                 self.run.log.append({"step": line["step"], "metrics": metrics})
 
-    def _record_skip(self, skip: Skip, step: int) -> None:
-        self.run.skips.append({"step": step, **vars(skip)})
-        self.state.skipped += 1
+    def _record_skips(self, skips: list[Skip], step: int) -> None:
+        for skip in skips:
+            if skip.occurrence not in self.reader.skipped_before:
+                self.run.skips.append({"step": step, **vars(skip)})
+            logger.warning("step %d: skipped %s: %s", step, skip.sample_id, skip.detail)
+        self.state.skipped += len(skips)
         limit = self.recipe.training.max_skip_fraction
-        logger.warning("step %d: skipped %s: %s", step, skip.sample_id, skip.detail)
         if self.state.skipped > limit * max(self.state.samples, SKIP_BASIS):
             raise TrainingError(
                 f"{self.state.skipped} of {self.state.samples} samples could not be read, more "
-                f"than training.max_skip_fraction={limit} allows (see {self.run.skips.path}); prepare the data again, or raise the limit"
+                f"than training.max_skip_fraction={limit} allows (see {self.run.skips.path}); "
+                f"prepare the data again, or raise the limit"
             )
 
     def _stop_not_finite(self, batch: StepBatch, loss: float, norm: float) -> None:
@@ -253,3 +259,4 @@ class Trainer:
             self.state,
             keep=self.recipe.checkpoint.keep,
         )
+        self._saved = self.state.step

@@ -15,13 +15,32 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from smolvlm2.config import diff_configs, load_config, save_config
-from smolvlm2.errors import ResumeError
+from smolvlm2.config import diff_configs, load_config, load_raw, save_config
+from smolvlm2.errors import ConfigError, ResumeError
 from smolvlm2.model.hub import LATEST
 from smolvlm2.training.recipe import Recipe
 
-FREE_KEYS = ("data.root", "data.workers", "checkpoint.", "training.threads")
-"""Settings that may change when a run is resumed: they leave its result as it is."""
+FREE_KEYS = (
+    "data.root",
+    "data.workers",
+    "checkpoint.",
+    "training.threads",
+    "data.skip_ids",
+    "training.max_skip_fraction",
+)
+"""Settings that may change when a run is resumed. All but the last two leave its result as it is;
+those are the ways out that errors name."""
+WRITTEN = (
+    "checkpoints",
+    "plan",
+    "log.jsonl",
+    "skips.jsonl",
+    "config.json",
+    "generation_config.json",
+    "model.safetensors",
+    "tokenizer.json",
+)
+"""What a run writes beside ``config.yaml``; small files of the processor are merely overwritten."""
 
 
 class RunFolder:
@@ -40,38 +59,75 @@ class RunFolder:
         """Complete step folders, oldest first."""
         return sorted((self.root / "checkpoints").glob("step-????????"))
 
-    def begin(self, recipe: Recipe, *, restart: bool) -> bool:
-        """Make the folder for a run, or accept the one that is there.
+    def check(self, recipe: Recipe, *, restart: bool) -> bool:
+        """Look at what lies in the folder before anything is changed.
 
         Args:
             recipe: Of the run.
-            restart: Whether to throw an earlier run away.
+            restart: Whether an earlier run would be thrown away.
 
         Returns:
             Whether an earlier run with checkpoints goes on.
 
         Raises:
-            ResumeError: The folder holds a run with another recipe; names the differences.
+            ResumeError: Not a folder, not a run's folder, or a run with another recipe; names the
+                differences.
         """
-        if restart and (self.root / "config.yaml").is_file():
+        if self.root.exists() and not self.root.is_dir():
+            raise ResumeError(f"{self.root}: is a file; choose another --output-dir")
+        if not self._is_run():
+            foreign = [name for name in WRITTEN if os.path.lexists(self.root / name)]
+            if foreign:
+                raise ResumeError(
+                    f"{self.root}: holds {foreign[0]} but is not the folder of a run, and is left "
+                    f"as it is; choose another --output-dir"
+                )
+            return False
+        if restart:
+            return False
+        if not self.steps():
+            if (self.root / "config.json").is_file():
+                raise ResumeError(
+                    f"{self.root}: holds the export of a run without its checkpoints; choose "
+                    f"another --output-dir, or start over with --restart"
+                )
+            return False
+        self._compare(recipe)
+        return True
+
+    def begin(self, recipe: Recipe, *, resumed: bool) -> None:
+        """Make the folder after `check`; without ``resumed`` an earlier run in it goes."""
+        if not resumed:
             self.clear()
-        if (self.root / "config.yaml").is_file() and self.steps():
-            self._compare(recipe)
-            return True
-        self.clear()
         self.root.mkdir(parents=True, exist_ok=True)
         save_config(recipe, self.root / "config.yaml")
-        return False
 
     def clear(self) -> None:
-        """Remove what a run writes, and nothing else."""
-        for name in ("checkpoints", "plan"):
-            shutil.rmtree(self.root / name, ignore_errors=True)
-        for name in ("log.jsonl", "skips.jsonl", "config.yaml", "model.safetensors", "config.json"):
-            (self.root / name).unlink(missing_ok=True)
+        """Remove what a run writes, and nothing else; ``config.yaml``, which marks it, last."""
+        for name in (*WRITTEN, "config.yaml"):
+            path = self.root / name
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+
+    def _is_run(self) -> bool:
+        """Whether ``config.yaml`` is one of ours; an unreadable one is taken for a stranger's."""
+        if not (self.root / "config.yaml").is_file():
+            return False
+        try:
+            return {"stage", "training", "checkpoint"} <= set(load_raw(self.root / "config.yaml"))
+        except ConfigError:
+            return False
 
     def _compare(self, recipe: Recipe) -> None:
-        saved = load_config(Recipe, self.root / "config.yaml")
+        try:
+            saved = load_config(Recipe, self.root / "config.yaml")
+        except ConfigError as error:
+            raise ResumeError(
+                f"{self.root}: the saved recipe is not valid here ({error}); choose another "
+                f"--output-dir, or start over with --restart"
+            ) from error
         differences = [
             f"{key}: {before} before, {after} now"
             for key, before, after in diff_configs(saved, recipe)
@@ -83,7 +139,6 @@ class RunFolder:
                 f"with the saved settings, or choose another --output-dir, or start over with "
                 f"--restart"
             )
-        save_config(recipe, self.root / "config.yaml")
 
     def publish_step(self, partial: Path, step: int, *, keep: int) -> Path:
         """Give a completely written checkpoint its name, point ``latest`` at it, prune old ones."""
@@ -96,7 +151,9 @@ class RunFolder:
         new.symlink_to(final.name)
         os.replace(new, link)
         sync_folder(link.parent)
-        for old in self.steps()[:-keep]:
+        # Broken newer ones, passed over on resume, must not push out this one; they are replaced
+        # when the run gets there.
+        for old in [step for step in self.steps() if step.name <= final.name][:-keep]:
             shutil.rmtree(old)
         return final
 
@@ -127,9 +184,19 @@ class JsonLines:
 
     def cut(self, step: int) -> None:
         """Drop lines of ``step`` and later ones: a resumed run writes them again."""
-        lines = [line for line in self if line["step"] < step]
+        self._replace([line for line in self if line["step"] < step])
+
+    def mend(self) -> None:
+        """Drop half a line at the end, which the next one would be joined to."""
+        if self.path.is_file():
+            self._replace(list(self))
+
+    def _replace(self, lines: list[dict[str, Any]]) -> None:
         temporary = self.path.with_name(self.path.name + ".partial")
-        temporary.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+        with temporary.open("w", encoding="utf-8") as file:
+            file.writelines(json.dumps(line) + "\n" for line in lines)
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(temporary, self.path)
 
 

@@ -167,6 +167,17 @@ def starting_tokenizer(recipe: Recipe, checkpoint: str | Path | None) -> Tokeniz
     )
 
 
+def _check_apart(run: RunFolder, checkpoint: str | Path | None, *, restart: bool) -> None:
+    if checkpoint is None or not Path(checkpoint).exists():
+        return
+    start, root = Path(checkpoint).resolve(), run.root.resolve()
+    if restart and (start == root or root in start.parents):
+        raise ConfigError(
+            f"{checkpoint}: the run would start from the folder that --restart clears; choose "
+            f"another --output-dir"
+        )
+
+
 def build_trainer(
     recipe: Recipe,
     output: str | Path,
@@ -187,9 +198,17 @@ def build_trainer(
         device: Where to train; None: CUDA where there is one, else the CPU.
         hook: Evaluation after each checkpoint.
         progress: Called with every line of the log.
+
+    Raises:
+        ResumeError: The folder cannot take this run, or holds one with another recipe or data.
+        ConfigError: The run would start from the folder that it writes to.
+        CheckpointError: Tokenizer and model do not belong together.
     """
     if recipe.training.threads is not None:
         torch.set_num_threads(recipe.training.threads)
+    run = RunFolder(output)
+    resumed = run.check(recipe, restart=restart)
+    _check_apart(run, checkpoint, restart=restart)
     config = starting_config(recipe, checkpoint)
     tokenizer = starting_tokenizer(recipe, checkpoint)
     if tokenizer.vocab_size != config.text.vocab_size:
@@ -199,14 +218,16 @@ def build_trainer(
         )
     processor = Processor.for_model(config, tokenizer, image=recipe.image, video=recipe.video)
     data = plan_data(recipe, processor, context=config.text.max_position_embeddings)
-    run = RunFolder(output)
-    resumed = run.begin(recipe, restart=restart)
-    write_json(data.facts, run.root / "plan" / "plan.json")
-    if checkpoint is None:
+    if resumed:  # every weight comes from the run's own checkpoint
+        model = SmolVLM.from_random(config, seed=recipe.training.seed)
+    elif checkpoint is None:
         model = load_components(recipe.model, seed=recipe.training.seed)
     else:
         model = SmolVLM.from_pretrained(checkpoint, dtype=torch.float32)
     model = model.to(choose_device(device))
+    # Only now that nothing can be missing any more does an earlier run go.
+    run.begin(recipe, resumed=resumed)
+    write_json(data.facts, run.root / "plan" / "plan.json")
     if recipe.training.gradient_checkpointing:
         checkpoint_activations(model)
     reader = PackReader(
