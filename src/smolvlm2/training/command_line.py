@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import math
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -10,7 +11,7 @@ from typing import Literal
 
 from smolvlm2.config import find_recipe, load_config
 from smolvlm2.errors import ConfigError, SmolVLMError
-from smolvlm2.training.recipe import Recipe
+from smolvlm2.training.recipe import Recipe, TrainingSettings
 
 Stage = Literal["vision", "video"]
 
@@ -61,6 +62,25 @@ def read_recipe(stage: Stage, options: argparse.Namespace) -> Recipe:
     ``--gradient-accumulation-steps`` is given too.
     """
     names = options.config or [f"model_{options.model_size}", f"train_{stage}_stage"]
+    for override in options.overrides:
+        if "=" not in override:
+            raise ConfigError(f"argument {override!r} is neither an option nor key=value")
+    files = [find_recipe(name) for name in names]
+    flags = _flag_overrides(options)
+    recipe = load_config(Recipe, *files, overrides=[*flags, *options.overrides])
+    if options.batch_size is not None and options.gradient_accumulation_steps is None:
+        base = load_config(Recipe, *files, overrides=options.overrides).training
+        flags += _same_samples(base, options.batch_size)
+        recipe = load_config(Recipe, *files, overrides=[*options.overrides, *flags])
+    if recipe.stage != stage:
+        raise ConfigError(
+            f"{', '.join(map(str, files))}: is a recipe of the {recipe.stage} stage; run it with "
+            f"train_{recipe.stage}"
+        )
+    return recipe
+
+
+def _flag_overrides(options: argparse.Namespace) -> list[str]:
     overrides = []
     if options.batch_size is not None:
         overrides.append(f"training.per_device_train_batch_size={options.batch_size}")
@@ -69,17 +89,22 @@ def read_recipe(stage: Stage, options: argparse.Namespace) -> Recipe:
         overrides.append(f"training.gradient_accumulation_steps={steps}")
     if options.gradient_checkpointing:
         overrides.append("training.gradient_checkpointing=true")
-    for override in options.overrides:
-        if "=" not in override:
-            raise ConfigError(f"argument {override!r} is neither an option nor key=value")
-    files = [find_recipe(name) for name in names]
-    recipe = load_config(Recipe, *files, overrides=[*overrides, *options.overrides])
-    if recipe.stage != stage:
+    return overrides
+
+
+def _same_samples(training: TrainingSettings, batch_size: int) -> list[str]:
+    """Overrides under which micro-batches of another size make the recipe's step."""
+    packs, rest = divmod(training.samples_per_step, batch_size)
+    if rest:
         raise ConfigError(
-            f"{', '.join(map(str, files))}: is a recipe of the {recipe.stage} stage; run it with "
-            f"train_{recipe.stage}"
+            f"--batch-size {batch_size} does not divide the recipe's {training.samples_per_step} "
+            f"samples a step; choose a divisor, or give --gradient-accumulation-steps too"
         )
-    return recipe
+    devices = math.gcd(packs, training.reference_devices)
+    return [
+        f"training.gradient_accumulation_steps={packs // devices}",
+        f"training.reference_devices={devices}",
+    ]
 
 
 def run_stage(stage: Stage, arguments: Sequence[str] | None = None) -> None:

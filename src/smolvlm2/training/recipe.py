@@ -56,6 +56,11 @@ class TrainingSettings:
         for name in (*counts, "reference_devices"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"training.{name} is {getattr(self, name)}, expected at least 1")
+        for name in ("learning_rate", "vision_warmup_steps", "max_skip_fraction"):
+            if not getattr(self, name) >= 0:
+                raise ConfigError(f"training.{name} is {getattr(self, name)}, expected 0 or more")
+        if self.threads is not None and self.threads < 1:
+            raise ConfigError(f"training.threads is {self.threads}, expected at least 1")
         if self.unfreeze_vision_after_steps is not None and not self.freeze_vision_encoder:
             raise ConfigError(
                 "training.unfreeze_vision_after_steps is set but training.freeze_vision_encoder is "
@@ -81,6 +86,10 @@ class DataSettings:
     """Processes that read and process samples; 0 reads in the main process."""
     skip_ids: list[str] = field(default_factory=list)
     """Samples to leave out."""
+
+    def __post_init__(self) -> None:
+        if self.workers < 0:
+            raise ConfigError(f"data.workers is {self.workers}, expected 0 or more")
 
 
 @dataclass(kw_only=True)

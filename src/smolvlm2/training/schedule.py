@@ -28,6 +28,8 @@ class ScheduleSettings:
                 raise ConfigError(
                     f"schedule.{name} is {getattr(self, name)}, expected a share from 0 to 1"
                 )
+        if self.warmup_steps is not None and self.warmup_steps < 0:
+            raise ConfigError(f"schedule.warmup_steps is {self.warmup_steps}, expected 0 or more")
 
     def warmup(self, max_steps: int) -> int:
         """Warm-up steps of a stage of ``max_steps``."""
