@@ -179,8 +179,8 @@ def _parse(text: str, source: str) -> dict[str, Any]:
     try:
         values = OmegaConf.to_container(OmegaConf.load(io.StringIO(text)), resolve=False)
     except yaml.MarkedYAMLError as error:
-        inside = error.problem_mark and not source.startswith(OVERRIDES)
-        line = f":{error.problem_mark.line + 1}" if inside else ""
+        mark = error.problem_mark
+        line = f":{mark.line + 1}" if mark and not source.startswith(OVERRIDES) else ""
         raise ConfigError(f"{source}{line}: not YAML: {error.problem}") from error
     except (OSError, yaml.YAMLError, OmegaConfBaseException) as error:
         raise ConfigError(f"{source}: not YAML: {str(error).splitlines()[0]}") from error

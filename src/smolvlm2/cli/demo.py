@@ -69,7 +69,7 @@ def run_demo(output: str | Path, overrides: tuple[str, ...] = ()) -> dict[str, A
         *overrides,
     )
     stages, scores = [], []
-    checkpoint = None
+    checkpoint: Path | None = None
     for name in ("vision", "video"):
         recipe = load_config(Recipe, find_recipe(f"tiny/train_{name}"), overrides=places)
         folder = output / f"{name}_stage"
@@ -80,6 +80,7 @@ def run_demo(output: str | Path, overrides: tuple[str, ...] = ()) -> dict[str, A
             scores += _evaluate(folder, output / "data/held_out", name)
         stages.append(_stage_facts(name, recipe, folder))
         checkpoint = folder
+    assert checkpoint is not None
     summary = {
         "seconds": round(clock.total, 1),
         "seconds_by_part": clock.parts,
@@ -158,7 +159,7 @@ def _report(summary: dict[str, Any], stages: list[dict[str, Any]], output: Path)
         stage = next(stage for stage in reversed(BENCHMARKS) if name in BENCHMARKS[stage])
         answers = output / f"{stage}_stage" / "answers" / f"{name}.jsonl"
         shown += examples(load_benchmark(name), output / "data/held_out", answers, count=count)
-    facts = {
+    facts: dict[str, Any] = {
         "parameters": f"{sum(summary['parameters'].values()):,}",
         "time": f"{summary['seconds']:.0f} s",
         **{f"{part}": f"{seconds:.0f} s" for part, seconds in summary["seconds_by_part"].items()},

@@ -38,15 +38,15 @@ class DemoSettings:
     """Side of the model's tile, in pixels; even."""
     held_out_share: float = 0.2
     """Share of the scans of every digit that training never sees."""
-    one_digit_pages: int = 6000
+    one_digit_pages: int = 12_000
     """Training pages with one digit."""
-    several_digit_pages: int = 2000
+    several_digit_pages: int = 3000
     """Training pages with two to four digits."""
-    image_comparisons: int = 1500
+    image_comparisons: int = 4000
     """Training samples with two or three images."""
-    moving_clips: int = 800
+    moving_clips: int = 1000
     """Training clips of a digit that moves."""
-    changing_clips: int = 400
+    changing_clips: int = 800
     """Training clips of a digit that changes."""
     text_questions: int = 1000
     """Training samples without media."""

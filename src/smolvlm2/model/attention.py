@@ -6,7 +6,7 @@ E features of a head. Documents lie one behind the other; a token sees its own u
 
 import itertools
 from collections.abc import Callable, Sequence
-from typing import Literal, Protocol
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -17,10 +17,8 @@ from smolvlm2.errors import MissingDependencyError
 Backend = Literal["sdpa", "varlen", "flex"]
 
 
-class Attention(Protocol):
-    """What a decoder layer calls with q ``(L, H, E)``, k and v ``(L, K, E)``; gives q's shape."""
-
-    def __call__(self, layer: int, q_LHE: Tensor, k_LKE: Tensor, v_LKE: Tensor) -> Tensor: ...
+Attention = Callable[[int, Tensor, Tensor, Tensor], Tensor]
+"""What a decoder layer calls: its index, q ``(L, H, E)``, k and v ``(L, K, E)``; gives q's shape."""
 
 
 def choose_backend(device: torch.device, dtype: torch.dtype) -> Backend:
@@ -72,7 +70,7 @@ class DocumentAttention:
             self._varlen = _varlen_attention()
 
     def __call__(self, layer: int, q_LHE: Tensor, k_LKE: Tensor, v_LKE: Tensor) -> Tensor:
-        """See `Attention`; ``layer`` is not used."""
+        """Attend, as `Attention` has it; ``layer`` is not used."""
         if self.backend == "varlen":
             return self._varlen(
                 q_LHE,
@@ -91,17 +89,16 @@ class DocumentAttention:
             return out[0].transpose(0, 1)
         # Split, not sliced: the gradient of a slice is a zero tensor of the whole length.
         documents = zip(*(x.split(self.lengths, dim=2) for x in (q, k, v)), strict=True)
+        grouped = q.shape[1] != k.shape[1]
         parts = [
-            F.scaled_dot_product_attention(
-                *document, is_causal=True, enable_gqa=q.shape[1] != k.shape[1]
-            )
-            for document in documents
-            if document[0].shape[2]
+            F.scaled_dot_product_attention(q1, k1, v1, is_causal=True, enable_gqa=grouped)
+            for q1, k1, v1 in documents
+            if q1.shape[2]
         ]
         return torch.cat(parts, dim=2)[0].transpose(0, 1)
 
 
-def _varlen_attention() -> Callable[..., Tensor]:
+def _varlen_attention() -> Callable[..., Any]:
     try:
         from torch.nn.attention.varlen import varlen_attn
     except ImportError as error:

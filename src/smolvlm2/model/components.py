@@ -128,7 +128,7 @@ def load_components(settings: ComponentSettings, *, seed: int) -> SmolVLM:
     # Every tensor but the connector is overwritten; a forgotten one would be caught by name.
     model = random_model(config, seed=seed, dtype=torch.float32, device="cpu")
     with torch.no_grad():
-        left = dict(model.named_parameters())
+        left: dict[str, Tensor] = dict(model.named_parameters())
         _take_vision(TensorFiles(_folder(settings.vision_encoder.name)), left)
         text = TensorFiles(_folder(settings.text_decoder.name))
         base = config.text.vocab_size - ADDED_TOKENS

@@ -1,7 +1,7 @@
 """Random weights from an own generator; the process's random state is never touched."""
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from smolvlm2.model.config import SmolVLMConfig
 from smolvlm2.model.smolvlm import SmolVLM
@@ -35,15 +35,17 @@ def random_model(
 
 
 def _initialise(module: nn.Module, generator: torch.Generator) -> None:
+    weight, bias = getattr(module, "weight", None), getattr(module, "bias", None)
     if isinstance(module, nn.Linear | nn.Embedding | PatchEmbedding):
+        assert isinstance(weight, Tensor)
         # By the number of inputs, so that narrow models learn as readily as wide ones: 0.02 suits
         # a width of 2,500 and leaves a width of 100 with signals five times too small.
-        inputs = module.weight[0].numel()
-        deviation = EMBEDDING_DEVIATION if isinstance(module, nn.Embedding) else inputs**-0.5
-        module.weight.normal_(std=deviation, generator=generator)
-        if getattr(module, "bias", None) is not None:
-            module.bias.zero_()
+        deviation = weight[0].numel() ** -0.5
+        if isinstance(module, nn.Embedding):
+            deviation = EMBEDDING_DEVIATION
+        weight.normal_(std=deviation, generator=generator)
     elif isinstance(module, nn.LayerNorm | nn.RMSNorm):
-        module.weight.fill_(1)
-        if getattr(module, "bias", None) is not None:
-            module.bias.zero_()
+        assert isinstance(weight, Tensor)
+        weight.fill_(1)
+    if isinstance(bias, Tensor):
+        bias.zero_()

@@ -21,7 +21,7 @@ def fused_linear(x: Tensor, *layers: nn.Linear) -> tuple[Tensor, ...]:
     """
     if any(type(layer) is not nn.Linear for layer in layers):
         return tuple(layer(x) for layer in layers)
-    weight = torch.cat([layer.weight for layer in layers])
-    biases = [layer.bias for layer in layers if layer.bias is not None]
+    weight = torch.cat(tuple(layer.weight for layer in layers))
+    biases = tuple(layer.bias for layer in layers if layer.bias is not None)
     wide = F.linear(x, weight, torch.cat(biases) if biases else None)
     return wide.split([layer.out_features for layer in layers], dim=-1)

@@ -1,6 +1,7 @@
 """Safetensors on disk, read and written by their names; pickles are never opened."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,7 @@ class TensorFiles:
         return self._file_of[name].get_tensor(name)
 
 
-def write_tensors(tensors: dict[str, Tensor], path: Path) -> None:
+def write_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
     """Write a safetensors file; the old one stays until the new one is complete."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".partial")
