@@ -41,12 +41,13 @@ PACKAGES = ("torch", "numpy", "pillow", "av", "tokenizers", "scikit-learn")
 """Whose versions the summary names."""
 
 
-def run_demo(output: str | Path, overrides: tuple[str, ...] = ()) -> dict[str, Any]:
+def run_demo(output: str | Path, overrides: tuple[str, ...] = (), **counts: int) -> dict[str, Any]:
     """Make data and components, train both stages, evaluate each, write summary and report.
 
     Args:
         output: Folder of the demo; what is finished there is not done again.
         overrides: ``key=value`` for both stages' recipes.
+        counts: How much data to draw, as ``data.demo_digits.DemoSettings`` names it.
 
     Returns:
         What ``summary.json`` holds.
@@ -55,7 +56,7 @@ def run_demo(output: str | Path, overrides: tuple[str, ...] = ()) -> dict[str, A
     clock = _Clock()
     with clock("data"):
         _say("drawing pages and clips of handwritten digits, in the layouts of the hub")
-        write_demo_data(output / "data")
+        write_demo_data(output / "data", **counts)
     with clock("components"):
         _say("writing a small SigLIP and a small SmolLM2 with random weights")
         siglip, smollm2 = make_components(output / "components", read_texts(output / "data/raw"))
@@ -156,8 +157,8 @@ def _report(summary: dict[str, Any], stages: list[dict[str, Any]], output: Path)
     """The summary as the report wants it."""
     shown = []
     for name, count in EXAMPLES.items():
-        stage = next(stage for stage in reversed(BENCHMARKS) if name in BENCHMARKS[stage])
-        answers = output / f"{stage}_stage" / "answers" / f"{name}.jsonl"
+        asked = next(stage for stage in reversed(BENCHMARKS) if name in BENCHMARKS[stage])
+        answers = output / f"{asked}_stage" / "answers" / f"{name}.jsonl"
         shown += examples(load_benchmark(name), output / "data/held_out", answers, count=count)
     facts: dict[str, Any] = {
         "parameters": f"{sum(summary['parameters'].values()):,}",

@@ -25,7 +25,7 @@ class LimitSettings:
     max_images: int | None = None
     """Most images or clips of a sample; a sample with more is left out whole."""
     exclude: list[Literal["refusal", "speech_dependent"]] = field(
-        default_factory=lambda: ["refusal", "speech_dependent"]  # type: ignore[list-item]
+        default_factory=lambda: ["refusal", "speech_dependent"]
     )
     """Flags of prepare that leave a sample out."""
 

@@ -18,7 +18,7 @@ Backend = Literal["sdpa", "varlen", "flex"]
 
 
 Attention = Callable[[int, Tensor, Tensor, Tensor], Tensor]
-"""What a decoder layer calls: its index, q ``(L, H, E)``, k and v ``(L, K, E)``; gives q's shape."""
+"""What a decoder layer calls: its index, q ``(L, H, E)``, k, v ``(L, K, E)``; gives q's shape."""
 
 
 def choose_backend(device: torch.device, dtype: torch.dtype) -> Backend:

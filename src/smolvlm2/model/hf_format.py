@@ -84,10 +84,10 @@ def _load_step(
     folder: Path, config: SmolVLMConfig, *, dtype: torch.dtype | None, device: str | torch.device
 ) -> SmolVLM:
     """The weights of one of our own step folders (torch.distributed.checkpoint)."""
-    import torch.distributed.checkpoint as dcp
+    from smolvlm2.model.sharded_files import load_sharded
 
     model = empty_model(config, dtype=torch.float32, device="cpu")
-    dcp.load({"model": model.state_dict()}, checkpoint_id=folder, no_dist=True)
+    load_sharded({"model": model.state_dict()}, folder)
     return model.to(dtype=dtype, device=device).eval()
 
 

@@ -7,17 +7,16 @@ import json
 import logging
 import os
 import shutil
-import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-import torch.distributed.checkpoint as dcp
 from torch import Tensor
 from torch.optim import Optimizer
 
 from smolvlm2.errors import CheckpointError, ResumeError
 from smolvlm2.model.hub import read_json
+from smolvlm2.model.sharded_files import load_sharded, save_sharded
 from smolvlm2.model.smolvlm import SmolVLM
 from smolvlm2.model.tensor_files import write_json
 from smolvlm2.plan.plan import Position
@@ -65,14 +64,7 @@ def save_checkpoint(
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     moments = optimizer_state(model, optimizer)
-    with warnings.catch_warnings():
-        # One process is the intended case here, not a mistake.
-        warnings.filterwarnings("ignore", message=".*torch.distributed is (disabled|unavail).*")
-        dcp.save(
-            {"model": model.state_dict(), "optimizer": moments},
-            checkpoint_id=partial,
-            no_dist=True,
-        )
+    save_sharded({"model": model.state_dict(), "optimizer": moments}, partial)
     write_json(model.config.to_hf(), partial / "config.json")
     processor.save_pretrained(partial)
     sizes = {path.name: path.stat().st_size for path in sorted(partial.iterdir())}
@@ -102,7 +94,7 @@ def read_state(folder: Path) -> TrainingState:
             "position": Position(**content["position"])
         }
         return TrainingState(**values)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{folder}: incomplete checkpoint ({error})") from error
 
 
@@ -139,10 +131,7 @@ def load_checkpoint(folder: Path, model: SmolVLM, optimizer: Optimizer) -> None:
     if unknown:
         raise CheckpointError(f"{folder}: optimiser state for unknown parameter {unknown[0]!r}")
     moments = {name: _empty_moments(parameters[name]) for name in content["optimizer_parameters"]}
-    state = {"model": model.state_dict(), "optimizer": moments}
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*torch.distributed is (disabled|unavail).*")
-        dcp.load(state, checkpoint_id=folder, no_dist=True)
+    load_sharded({"model": model.state_dict(), "optimizer": moments}, folder)
     for name, values in moments.items():
         optimizer.state[parameters[name]] = values
 

@@ -50,4 +50,4 @@ def _checkpoint_layer(layer: nn.Module) -> None:
             return forward(*args)
         return checkpoint(forward, *args, use_reentrant=False, preserve_rng_state=False)
 
-    layer.forward = recomputed  # type: ignore[method-assign]
+    layer.forward = recomputed
