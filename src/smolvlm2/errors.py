@@ -26,7 +26,7 @@ class PromptError(SmolVLMError, ValueError):
 
 
 class MediaError(SmolVLMError, ValueError):
-    """An image or video cannot be read; ``reason`` is one of the ledger's reasons (DATA_RULES)."""
+    """An image or video cannot be read; ``reason`` is one of the ledger's reasons."""
 
     def __init__(self, message: str, *, reason: str = "corrupt_media") -> None:
         super().__init__(message)

@@ -10,7 +10,12 @@ from PIL import Image
 
 from smolvlm2.cli import main as command_line
 from smolvlm2.cli.generate import generate_answer, question
-from smolvlm2.errors import CheckpointNotFoundError, MediaError, MediaNotFoundError
+from smolvlm2.errors import (
+    CheckpointNotFoundError,
+    MediaError,
+    MediaNotFoundError,
+    PromptError,
+)
 from smolvlm2.model.config import SmolVLMConfig, TextConfig, VisionConfig
 from smolvlm2.model.smolvlm import SmolVLM
 from smolvlm2.processing.processor import Processor
@@ -79,6 +84,33 @@ def test_images_stand_before_videos_before_the_text(tmp_path):
     content = question("Why?", [tmp_path / "a.png"], [tmp_path / "b.mp4"])[0]["content"]
     assert [item["type"] for item in content] == ["image", "video", "text"]
     assert question("Why?")[0]["content"] == [{"type": "text", "text": "Why?"}]
+
+
+def test_markers_in_the_prompt_place_the_media(tmp_path):
+    first, second = tmp_path / "a.png", tmp_path / "b.png"
+    content = question("Before: <image> After: <image> What changed?", [first, second])[0][
+        "content"
+    ]
+    assert content == [
+        {"type": "text", "text": "Before: "},
+        {"type": "image", "path": str(first)},
+        {"type": "text", "text": " After: "},
+        {"type": "image", "path": str(second)},
+        {"type": "text", "text": " What changed?"},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "images", "message"),
+    [
+        ("<image> and?", 2, "1 <image> markers and the command line 2 --image"),
+        ("What is <image>?", 0, "1 <image> markers and the command line 0 --image"),
+        ("What is <video>?", 1, "0 <image> markers and the command line 1 --image"),
+    ],
+)
+def test_markers_that_do_not_match_are_rejected(tmp_path, prompt, images, message):
+    with pytest.raises(PromptError, match=message):
+        question(prompt, [tmp_path / "a.png"] * images)
 
 
 def test_text_images_and_clips_are_answered(checkpoint, media):

@@ -100,7 +100,9 @@ def demo_data(
 @app.command()
 def generate(
     checkpoint: Annotated[str, typer.Argument(help="A run, a checkpoint folder or a hub id.")],
-    prompt: Annotated[str, typer.Option(help="The question.")] = "Describe this.",
+    prompt: Annotated[
+        str, typer.Option(help="The question; <image> and <video> in it place the media.")
+    ] = "Describe this.",
     image: Annotated[
         Optional[list[Path]],  # noqa: UP045
         typer.Option(help="An image file; repeat for several."),

@@ -33,7 +33,7 @@ class SourceTable:
     modality: NDArray[np.uint8]
     """Index into `MODALITIES`."""
     excluded: dict[str, int]
-    """Rows that the recipe leaves out, counted by reason (DATA_RULES)."""
+    """Rows that the recipe leaves out, counted by reason."""
     cut: int = 0
     """Samples that lost turns."""
 
