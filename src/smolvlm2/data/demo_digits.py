@@ -40,13 +40,13 @@ class DemoSettings:
     """Share of the scans of every digit that training never sees."""
     one_digit_pages: int = 12_000
     """Training pages with one digit."""
-    several_digit_pages: int = 3000
+    several_digit_pages: int = 2000
     """Training pages with two to four digits."""
-    image_comparisons: int = 4000
+    image_comparisons: int = 2000
     """Training samples with two or three images."""
     moving_clips: int = 1000
     """Training clips of a digit that moves."""
-    changing_clips: int = 800
+    changing_clips: int = 600
     """Training clips of a digit that changes."""
     text_questions: int = 1000
     """Training samples without media."""
