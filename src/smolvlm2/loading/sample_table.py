@@ -112,6 +112,7 @@ def source_table(
         modality=np.asarray(geometry.row_modality[rows]),
         excluded=excluded,
         cut=int(cut[rows].sum()),
+        content=manifest.hash,
     )
 
 

@@ -102,7 +102,7 @@ class Plan:
         """Hash of everything the plan depends on; a resumed run compares it."""
         digest = hashlib.sha256()
         for table in self.tables:
-            digest.update(table.name.encode())
+            digest.update(f"{table.name} {table.content}".encode())
             for column in (table.rows, table.tiles, table.tokens, table.supervised, table.messages):
                 digest.update(np.ascontiguousarray(column).tobytes())
         digest.update(self.order.shares.tobytes())

@@ -36,6 +36,8 @@ class SourceTable:
     """Rows that the recipe leaves out, counted by reason."""
     cut: int = 0
     """Samples that lost turns."""
+    content: str = ""
+    """Hash of the source's rows: the plan's digest covers what the samples say, too."""
 
     def __len__(self) -> int:
         return len(self.rows)
