@@ -1,0 +1,134 @@
+"""What the planner sees of the samples."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from smolvlm2.data.media import MediaStore
+from smolvlm2.data.mixture import MixtureEntry
+from smolvlm2.errors import ConfigError, DataError, DataNotFoundError
+from smolvlm2.loading.sample_table import LimitSettings, open_sources, source_table
+
+
+@pytest.fixture(scope="module")
+def opened(make_reader):
+    data, reader = make_reader()
+    return data, reader.processor
+
+
+def table_of(opened, place=0, *, subset=None, max_tokens=512, manifest=None, **limits):
+    data, processor = opened
+    manifest = manifest or data.manifests[place]
+    entry = MixtureEntry(source=manifest.source, subset=subset)
+    lengths = processor.length_model()
+    return source_table(entry, manifest, lengths, LimitSettings(**limits), max_tokens=max_tokens)
+
+
+def encoded(processor, manifest, row, messages):
+    item = manifest.row(row)
+    kept = item.messages[:messages]
+    markers = sum(part["type"] != "text" for message in kept for part in message["content"])
+    media = [MediaStore(manifest.data_root).read(place) for place in item.media[:markers]]
+    return processor.encode_sample(kept, media)
+
+
+@pytest.mark.parametrize("max_tokens", [512, 85])
+def test_lengths_are_those_of_every_sample_as_it_is_read(opened, max_tokens):
+    data, processor = opened
+    cut = 0
+    for place, manifest in enumerate(data.manifests):
+        table = table_of(opened, place, max_tokens=max_tokens)
+        cut += table.cut
+        for number, row in enumerate(table.rows.tolist()):
+            sample = encoded(processor, manifest, row, int(table.messages[number]))
+            assert len(sample.input_ids) == table.tokens[number] <= max_tokens
+            assert len(sample.tiles) == table.tiles[number]
+            assert sample.supervised.sum() == table.supervised[number]
+    assert cut > 0 if max_tokens < 512 else cut == 0
+
+
+def test_turns_are_cut_from_the_end_and_whole(opened):
+    data, processor = opened
+    manifest = data.manifests[3]
+    whole = table_of(opened, 3)
+    limit = int(whole.tokens.max()) - 1
+    short = table_of(opened, 3, max_tokens=limit)
+    place = {row: number for number, row in enumerate(short.rows.tolist())}
+    seen = 0
+    for number, row in enumerate(whole.rows.tolist()):
+        if row not in place or short.messages[place[row]] == whole.messages[number]:
+            continue
+        seen += 1
+        kept = int(short.messages[place[row]])
+        messages = manifest.row(row).messages
+        assert messages[kept - 1]["role"] == "assistant"
+        # The next pair would not have fitted.
+        assert len(encoded(processor, manifest, row, kept + 2).input_ids) > limit
+    assert seen == short.cut > 0
+
+
+def test_a_conversation_whose_first_pair_does_not_fit_is_left_out_and_counted(opened):
+    table = table_of(opened, 0, max_tokens=60)
+    assert table.excluded["too_long"] + len(table) == len(opened[0].manifests[0])
+    assert table.excluded["too_long"] > 0
+
+
+def test_samples_with_too_many_images_are_left_out_whole_and_counted(opened):
+    manifest = opened[0].manifests[1]
+    table = table_of(opened, 1, max_images=2)
+    images = np.diff(manifest.geometry.media_offsets)
+    assert table.excluded == {"too_many_images": int((images > 2).sum())}
+    assert set(table.rows.tolist()) == set(np.flatnonzero(images <= 2).tolist())
+
+
+def test_flags_leave_samples_out_as_the_recipe_says(opened):
+    manifest = opened[0].manifests[3]
+    flags = np.array(manifest.geometry.row_flags)
+    flags[:3], flags[3] = 1, 2
+    flagged = object.__new__(type(manifest))
+    flagged.__dict__.update(vars(manifest), geometry=replace(manifest.geometry, row_flags=flags))
+    table = table_of(opened, manifest=flagged)
+    assert table.excluded == {"refusal": 3, "speech_dependent": 1}
+    assert table.rows.tolist() == list(range(4, len(manifest)))
+    assert table_of(opened, manifest=flagged, exclude=[]).excluded == {}
+
+
+def test_a_subset_takes_its_rows_only(opened):
+    manifest = opened[0].manifests[0]
+    tables = {name: table_of(opened, 0, subset=name) for name in manifest.subsets}
+    assert len(tables) == 2
+    assert sum(map(len, tables.values())) == len(manifest)
+    for number, table in enumerate(tables.values()):
+        assert (manifest.geometry.row_subset[table.rows] == number).all()
+
+
+def test_an_unknown_subset_is_an_error(opened):
+    with pytest.raises(DataError, match="has no subset 'nothing'; it has digits_one"):
+        table_of(opened, subset="nothing")
+
+
+def test_token_columns_are_needed(opened):
+    manifest = opened[0].manifests[0]
+    with pytest.raises(DataError, match="opened without token columns"):
+        table_of(opened, manifest=type(manifest).open(manifest.folder))
+
+
+def test_a_source_that_is_not_prepared_names_the_command(opened, make_recipe):
+    manifest = opened[0].manifests[0]
+    mixture = make_recipe().data.mixture
+    with pytest.raises(DataNotFoundError, match="run: smolvlm2 prepare"):
+        open_sources(mixture, manifest.folder.parent, "another-tokenizer")
+
+
+@pytest.mark.parametrize("name", ["max_tokens", "max_images"])
+def test_limits_below_one_are_refused(name):
+    with pytest.raises(ConfigError, match=rf"limits\.{name} is 0"):
+        LimitSettings(**{name: 0})
+
+
+def test_the_plans_digest_covers_what_the_samples_say(make_reader):
+    plan = make_reader()[0].plan
+    before = plan.digest()
+    plan.tables = [replace(plan.tables[0], content="other"), *plan.tables[1:]]
+    assert plan.digest() != before
