@@ -1,0 +1,167 @@
+"""The two commands of the specification."""
+
+import subprocess
+import sys
+import time
+
+import pytest
+
+from smolvlm2.errors import ConfigError, DataNotFoundError
+from smolvlm2.training.command_line import exit_on_error, parse_arguments, read_recipe, run_stage
+from smolvlm2.training.dry_run import describe
+from smolvlm2.training.train_video import main as train_video
+
+
+def recipe_of(stage, *arguments):
+    return read_recipe(stage, parse_arguments(stage, arguments))
+
+
+@pytest.fixture(autouse=True)
+def _no_logging_set_up(monkeypatch):
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    monkeypatch.delenv("DATA_DIR", raising=False)
+    monkeypatch.setattr("logging.basicConfig", lambda **_: None)
+
+
+@pytest.mark.parametrize("size", ["256m", "500m"])
+@pytest.mark.parametrize("stage", ["vision", "video"])
+def test_the_size_picks_the_specifications_recipe(stage, size):
+    recipe = recipe_of(stage, "--model-size", size, "--output-dir", "out")
+    assert (recipe.stage, recipe.training.samples_per_step) == (stage, 256)
+    assert ("135M" if size == "256m" else "360M") in recipe.model.text_decoder.name
+
+
+@pytest.mark.parametrize(("batch", "accumulation"), [(1, 32), (4, 8), (32, 1), (64, 1), (256, 1)])
+def test_the_batch_size_leaves_the_samples_of_a_step_alone(batch, accumulation):
+    training = recipe_of("vision", "--batch-size", str(batch)).training
+    assert training.per_device_train_batch_size == batch
+    assert training.gradient_accumulation_steps == accumulation
+    assert training.samples_per_step == 256
+
+
+def test_both_numbers_make_another_step():
+    arguments = ("--batch-size", "3", "--gradient-accumulation-steps", "2")
+    assert recipe_of("vision", *arguments).training.samples_per_step == 48
+
+
+def test_a_batch_size_that_does_not_fit_is_refused():
+    with pytest.raises(ConfigError, match="--batch-size 3 does not divide the recipe's 256"):
+        recipe_of("vision", "--batch-size", "3")
+    with pytest.raises(ConfigError, match="per_device_train_batch_size is 0"):
+        recipe_of("vision", "--batch-size", "0")
+
+
+def test_keys_follow_the_flags_in_any_order():
+    recipe = recipe_of(
+        "vision", "training.max_steps=7", "--gradient-checkpointing", "data.workers=0"
+    )
+    assert (recipe.training.max_steps, recipe.data.workers) == (7, 0)
+    assert recipe.training.gradient_checkpointing
+
+
+def test_a_recipe_by_file(recipe_file):
+    recipe = recipe_of("vision", "--config", str(recipe_file()), "--config", "model_256m")
+    assert recipe.training.max_steps == 6
+    assert "SmolLM2-135M" in recipe.model.text_decoder.name
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["training.learning_rte=1"], "no such key; did you mean 'learning_rate'"),
+        (["nonsense"], "'nonsense' is neither an option nor key=value"),
+        (["--config", "train_vison_stage"], "did you mean 'train_vision_stage'"),
+        (
+            ["--config", "train_video_stage"],
+            "is a recipe of the video stage; run it with train_video",
+        ),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(arguments, message):
+    with pytest.raises(ConfigError, match=message):
+        recipe_of("vision", *arguments)
+
+
+def test_the_video_stage_needs_a_vision_stage():
+    with pytest.raises(ConfigError, match="give --vision-checkpoint checkpoints/vision_stage_256m"):
+        run_stage("video", [])
+
+
+def test_several_processes_are_refused(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "8")
+    with pytest.raises(ConfigError, match="started with 8 processes"):
+        run_stage("vision", [])
+
+
+def test_an_error_is_one_line_and_status_2(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["train_video"])
+    with pytest.raises(SystemExit) as exit_:
+        train_video()
+    assert exit_.value.code == 2
+    assert capsys.readouterr().err.startswith("error: the video stage starts from")
+    with pytest.raises(ZeroDivisionError):
+        exit_on_error(lambda: 1 / 0)
+
+
+def test_missing_data_name_the_command_at_once(recipe_file, tmp_path):
+    started = time.monotonic()
+    with pytest.raises(DataNotFoundError, match="smolvlm2 prepare"):
+        run_stage(
+            "vision",
+            [
+                "--config",
+                str(recipe_file(f"data.root={tmp_path}")),
+                "--output-dir",
+                str(tmp_path / "o"),
+            ],
+        )
+    assert time.monotonic() - started < 1
+    assert not (tmp_path / "o").exists()
+
+
+def test_a_run_from_the_command_line(recipe_file, tmp_path, straight, capsys):
+    output = tmp_path / "run"
+    arguments = ["--config", str(recipe_file()), "--output-dir", str(output), "--device", "cpu"]
+    run_stage("vision", arguments)
+    assert (output / "model.safetensors").read_bytes() == (
+        straight / "model.safetensors"
+    ).read_bytes()
+    assert f"{output}: 6 steps" in capsys.readouterr().out
+    run_stage("vision", [*arguments, "--restart"])
+    assert (output / "model.safetensors").read_bytes() == (
+        straight / "model.safetensors"
+    ).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("stage", "size", "expected"),
+    [
+        ("vision", "256m", ["253,044,288", "steps 0-9999", "steps 10000-49999"]),
+        ("video", "256m", ["253,044,288", "256 = 4 x 8 x 8 devices"]),
+        ("vision", "500m", ["256 = 8 x 4 x 8 devices"]),
+    ],
+)
+def test_a_dry_run_prints_what_follows_from_the_recipe(stage, size, expected, tmp_path):
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", f"smolvlm2.training.train_{stage}", "--dry-run"),
+            *("--model-size", size, f"data.root={tmp_path}"),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    lines = dict(
+        line.split(maxsplit=4)[3:] for line in done.stdout.splitlines() if "tokens per" in line
+    )
+    assert lines == {"tile": "64"}
+    for text in (*expected, "data not prepared", "16384 tokens", "# memory"):
+        assert text in done.stdout
+
+
+def test_a_dry_run_over_prepared_data_prints_the_plan(make_recipe, straight):
+    for checkpoint in (None, straight):
+        text = describe(make_recipe(), checkpoint)
+        assert "cauldron_digits" in text
+        assert "packs_per_step               2" in text

@@ -1,0 +1,87 @@
+"""What trains when: a function of the step alone."""
+
+import shutil
+
+import pytest
+import torch
+
+from smolvlm2.training.freezing import apply_freezing, frozen_parts, learning_rates
+
+
+def test_the_encoder_is_frozen_until_its_step(make_recipe):
+    training = make_recipe().training
+    frozen = [bool(frozen_parts(step, training)) for step in range(6)]
+    assert frozen == [True] * 3 + [False] * 3
+    always = make_recipe("training.unfreeze_vision_after_steps=null").training
+    assert frozen_parts(10**9, always) == {"vision_encoder"}
+    never = make_recipe(
+        "training.freeze_vision_encoder=false", "training.unfreeze_vision_after_steps=null"
+    ).training
+    assert frozen_parts(0, never) == frozenset()
+
+
+def test_its_rate_rises_again_after_unfreezing(make_recipe):
+    recipe = make_recipe(
+        "schedule.type=constant",
+        "schedule.warmup_steps=0",
+        "training.vision_warmup_steps=4",
+        "training.max_steps=20",
+        "optimizer.vision_encoder_learning_rate=0.5",
+    )
+    rates = [learning_rates(step, recipe) for step in range(9)]
+    assert [rate["vision_encoder"] for rate in rates] == [
+        0,
+        0,
+        0,
+        0.125,
+        0.25,
+        0.375,
+        0.5,
+        0.5,
+        0.5,
+    ]
+    assert {rate["text_decoder"] for rate in rates} == {1e-3}
+
+
+@pytest.mark.parametrize("tied", ["true", "false"])
+def test_a_frozen_part_has_no_gradients_and_can_come_back(make_trainer, tmp_path, tied):
+    model = make_trainer(tmp_path / "run", f"model.tie_word_embeddings={tied}").model
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    apply_freezing(model, frozenset({"vision_encoder"}))
+    for name, parameter in model.named_parameters():
+        frozen = name.startswith("vision_encoder.")
+        assert parameter.requires_grad is not frozen
+        assert (parameter.grad is None) is frozen
+    assert not model.vision_encoder.training
+    apply_freezing(model, frozenset())
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    assert model.vision_encoder.training
+
+
+def test_frozen_weights_stay_and_keep_no_state_until_they_train(make_trainer, tmp_path):
+    trainer = make_trainer(tmp_path / "run", "training.max_steps=3", "optimizer.weight_decay=0.5")
+    before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+    trainer.train()
+    for name, parameter in trainer.model.named_parameters():
+        frozen = name.startswith("vision_encoder.")
+        assert torch.equal(parameter, before[name]) is frozen, name
+        assert bool(trainer.optimizer.state.get(parameter)) is not frozen
+
+
+@pytest.mark.parametrize("stop", [2, 4])
+def test_unfreezing_works_when_resumed_before_and_past_its_step(
+    make_trainer, run_copy, straight, stop
+):
+    for folder in (run_copy / "checkpoints").glob("step-*"):
+        if int(folder.name[5:]) > stop:
+            shutil.rmtree(folder)
+    trainer = make_trainer(run_copy)
+    assert trainer.state.step == stop
+    state = [
+        bool(trainer.optimizer.state.get(p)) for p in trainer.model.vision_encoder.parameters()
+    ]
+    assert set(state) == {stop > 3}
+    trainer.train()
+    weights = (run_copy / "model.safetensors").read_bytes()
+    assert weights == (straight / "model.safetensors").read_bytes()
