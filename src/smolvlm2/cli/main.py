@@ -177,5 +177,56 @@ def evaluate(
     )
 
 
+@app.command()
+def prepare(
+    sources: Annotated[list[str], typer.Argument(help="Names of sources.")],
+    tokenizer: Annotated[
+        str, typer.Option(help="Text decoder or SmolVLM checkpoint whose tokenizer counts tokens.")
+    ] = "HuggingFaceTB/SmolLM2-135M-Instruct",
+    data: Annotated[Path, typer.Option(help="Data root, with raw/.", envvar="DATA_DIR")] = Path(
+        "data"
+    ),
+    workers: Annotated[int, typer.Option(min=0, help="Processes; 0 works in this one.")] = 0,
+) -> None:
+    """Index raw data: manifest, geometry, and a ledger of every row left out."""
+    from smolvlm2.cli.prepare import prepare_sources
+
+    prepare_sources(sources, data, tokenizer, workers=workers)
+
+
+# The training commands have the specification's flags and key=value; their module parses both.
+_OWN_ARGUMENTS = {"allow_extra_args": True, "ignore_unknown_options": True}
+
+
+@app.command("train-vision", context_settings=_OWN_ARGUMENTS, add_help_option=False)
+def train_vision(context: typer.Context) -> None:
+    """Train the vision stage; flags: smolvlm2 train-vision --help."""
+    from smolvlm2.training.command_line import run_stage
+
+    run_stage("vision", context.args)
+
+
+@app.command("train-video", context_settings=_OWN_ARGUMENTS, add_help_option=False)
+def train_video(context: typer.Context) -> None:
+    """Train the video stage; flags: smolvlm2 train-video --help."""
+    from smolvlm2.training.command_line import run_stage
+
+    run_stage("video", context.args)
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Option(help="Folder to write to.")] = Path("runs/demo"),
+    overrides: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Argument(metavar="[KEY=VALUE]...", help="Settings for both stages' recipes."),
+    ] = None,
+) -> None:
+    """Make, train, evaluate and report a tiny model, in minutes on a CPU."""
+    from smolvlm2.cli.demo import run_demo
+
+    run_demo(output, tuple(overrides or ()))
+
+
 if __name__ == "__main__":
     main()
