@@ -18,7 +18,7 @@ from smolvlm2.processing.lengths import LengthModel
 
 @dataclass(kw_only=True)
 class LimitSettings:
-    """Which samples a recipe admits (``docs/decisions/003-data.md``); what it leaves out is counted."""
+    """Which samples a recipe admits; what it leaves out is counted by reason."""
 
     max_tokens: int | None = None
     """Most tokens of a conversation, whole turns are cut from its end; default: the context."""
