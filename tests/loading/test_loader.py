@@ -132,3 +132,18 @@ def test_a_dead_worker_is_named_with_a_way_out(world_steps):
         lost.set_exception(BrokenProcessPool())
         with pytest.raises(DataError, match=message):
             loader._result(lost)
+
+
+def test_packs_hold_what_the_plan_says_in_its_order(world_steps):
+    data, _, steps = world_steps
+    position = Position()
+    for step in steps:
+        packs, position = data.plan.step(position)
+        assert step.position == position
+        for pack, batch in zip(packs, step.packs, strict=True):
+            rows = pack.samples.column(data.tables, "rows").tolist()
+            sources = pack.samples.source.tolist()
+            ids = [data.manifests[s].sample_id(r) for s, r in zip(sources, rows, strict=True)]
+            assert batch.sample_ids == ids
+            assert (batch.tokens, batch.tiles) == (pack.tokens, pack.tiles)
+            assert (batch.loss_weights > 0).sum() == pack.supervised
