@@ -7,7 +7,7 @@ import numpy as np
 
 from smolvlm2.errors import DataError, DataNotFoundError
 
-ROW_MODALITIES = ("text", "image", "multi_image", "video")
+ROW_MODALITIES = ("text", "image", "multi-image", "video")
 """Names of the values of ``row_modality``."""
 ROLES = ("system", "user", "assistant")
 """Names of the values of ``message_role``."""

@@ -19,7 +19,7 @@ class Benchmark:
     """Name on the command line and in results."""
     file: str
     """JSONL of the questions, relative to the data folder; media are relative to this file."""
-    modality: Literal["text", "image", "multi_image", "video"]
+    modality: Literal["text", "image", "multi-image", "video"]
     """What the questions show."""
     prompt_suffix: str = ""
     """Text added to the last user turn, after a line break."""
