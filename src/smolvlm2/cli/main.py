@@ -39,47 +39,17 @@ def main() -> None:
 
 
 @app.command()
-def version() -> None:
-    """Print the version."""
-    from smolvlm2 import __version__
-
-    print(__version__)
-
-
-@recipes_app.callback(invoke_without_command=True)
-def recipes(context: typer.Context) -> None:
-    """List, show and compare the shipped recipes."""
-    if context.invoked_subcommand is None:
-        from smolvlm2.cli.recipes import list_recipes
-
-        print(list_recipes())
-
-
-@recipes_app.command("show")
-def recipes_show(
-    name: Annotated[str, typer.Argument(help="A name from `smolvlm2 recipes`, or a file.")],
-) -> None:
-    """Print a recipe with everything that it extends merged in."""
-    from smolvlm2.cli.recipes import show_recipe
-
-    print(show_recipe(name), end="")
-
-
-@recipes_app.command("diff")
-def recipes_diff(
-    a: Annotated[
-        Optional[str],  # noqa: UP045 - typer reads this annotation at run time
-        typer.Argument(help="A recipe; default: model and both stages, in turn."),
-    ] = None,
-    b: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Argument(help="Another; default: the published counterpart of the first."),
+def demo(
+    output: Annotated[Path, typer.Option(help="Folder to write to.")] = Path("runs/demo"),
+    overrides: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Argument(metavar="[KEY=VALUE]...", help="Settings for both stages' recipes."),
     ] = None,
 ) -> None:
-    """Print where two recipes differ, and why."""
-    from smolvlm2.cli.recipes import diff_recipes
+    """Make, train, evaluate and report a tiny model, in minutes on a CPU."""
+    from smolvlm2.cli.demo import run_demo
 
-    print(diff_recipes(a, b))
+    run_demo(output, tuple(overrides or ()))
 
 
 @app.command("demo-data")
@@ -95,6 +65,79 @@ def demo_data(
         print(f"{rows:6d} samples    {out / 'raw' / name}")
     for name, questions in summary.benchmarks.items():
         print(f"{questions:6d} questions  {out / 'held_out' / name}.jsonl")
+
+
+@app.command()
+def prepare(
+    sources: Annotated[list[str], typer.Argument(help="Names of sources.")],
+    tokenizer: Annotated[
+        str, typer.Option(help="Text decoder or SmolVLM checkpoint whose tokenizer counts tokens.")
+    ] = "HuggingFaceTB/SmolLM2-135M-Instruct",
+    data: Annotated[Path, typer.Option(help="Data root, with raw/.", envvar="DATA_DIR")] = Path(
+        "data"
+    ),
+    workers: Annotated[int, typer.Option(min=0, help="Processes; 0 works in this one.")] = 0,
+) -> None:
+    """Index raw data: manifest, geometry, and a ledger of every row left out."""
+    from smolvlm2.cli.prepare import prepare_sources
+
+    prepare_sources(sources, data, tokenizer, workers=workers)
+
+
+# The training commands have the specification's flags and key=value; their module parses both.
+_OWN_ARGUMENTS = {"allow_extra_args": True, "ignore_unknown_options": True}
+
+
+@app.command("train-vision", context_settings=_OWN_ARGUMENTS, add_help_option=False)
+def train_vision(context: typer.Context) -> None:
+    """Train the vision stage; flags: smolvlm2 train-vision --help."""
+    from smolvlm2.training.command_line import run_stage
+
+    run_stage("vision", context.args)
+
+
+@app.command("train-video", context_settings=_OWN_ARGUMENTS, add_help_option=False)
+def train_video(context: typer.Context) -> None:
+    """Train the video stage; flags: smolvlm2 train-video --help."""
+    from smolvlm2.training.command_line import run_stage
+
+    run_stage("video", context.args)
+
+
+@app.command()
+def evaluate(
+    checkpoint: Annotated[str, typer.Argument(help="A run, a checkpoint folder or a hub id.")],
+    benchmarks: Annotated[str, typer.Option(help="Names, with commas between.")],
+    data: Annotated[Path, typer.Option(help="Folder with the question files.")],
+    output: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="JSON file of the scores; the answers are kept beside it."),
+    ] = None,
+    limit: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(min=1, help="Only so many questions of each."),
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Questions answered together.")] = 16,
+    blank_images: Annotated[
+        bool, typer.Option("--blank-images", help="Grey pictures: what guessing alone scores.")
+    ] = False,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+) -> None:
+    """Score a checkpoint on benchmarks."""
+    from smolvlm2.cli.evaluate import evaluate_checkpoint
+
+    evaluate_checkpoint(
+        checkpoint,
+        [name.strip() for name in benchmarks.split(",") if name.strip()],
+        data,
+        output=output,
+        limit=limit,
+        batch_size=batch_size,
+        blank_images=blank_images,
+        device=device,
+        dtype=dtype,
+    )
 
 
 @app.command()
@@ -141,91 +184,48 @@ def generate(
     )
 
 
-@app.command()
-def evaluate(
-    checkpoint: Annotated[str, typer.Argument(help="A run, a checkpoint folder or a hub id.")],
-    benchmarks: Annotated[str, typer.Option(help="Names, with commas between.")],
-    data: Annotated[Path, typer.Option(help="Folder with the question files.")],
-    output: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option(help="JSON file of the scores; the answers are kept beside it."),
-    ] = None,
-    limit: Annotated[
-        Optional[int],  # noqa: UP045
-        typer.Option(min=1, help="Only so many questions of each."),
-    ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Questions answered together.")] = 16,
-    blank_images: Annotated[
-        bool, typer.Option("--blank-images", help="Grey pictures: what guessing alone scores.")
-    ] = False,
-    device: Device = "auto",
-    dtype: Dtype = "auto",
+@recipes_app.callback(invoke_without_command=True)
+def recipes(context: typer.Context) -> None:
+    """List, show and compare the shipped recipes."""
+    if context.invoked_subcommand is None:
+        from smolvlm2.cli.recipes import list_recipes
+
+        print(list_recipes())
+
+
+@recipes_app.command("show")
+def recipes_show(
+    name: Annotated[str, typer.Argument(help="A name from `smolvlm2 recipes`, or a file.")],
 ) -> None:
-    """Score a checkpoint on benchmarks."""
-    from smolvlm2.cli.evaluate import evaluate_checkpoint
+    """Print a recipe with everything that it extends merged in."""
+    from smolvlm2.cli.recipes import show_recipe
 
-    evaluate_checkpoint(
-        checkpoint,
-        [name.strip() for name in benchmarks.split(",") if name.strip()],
-        data,
-        output=output,
-        limit=limit,
-        batch_size=batch_size,
-        blank_images=blank_images,
-        device=device,
-        dtype=dtype,
-    )
+    print(show_recipe(name), end="")
 
 
-@app.command()
-def prepare(
-    sources: Annotated[list[str], typer.Argument(help="Names of sources.")],
-    tokenizer: Annotated[
-        str, typer.Option(help="Text decoder or SmolVLM checkpoint whose tokenizer counts tokens.")
-    ] = "HuggingFaceTB/SmolLM2-135M-Instruct",
-    data: Annotated[Path, typer.Option(help="Data root, with raw/.", envvar="DATA_DIR")] = Path(
-        "data"
-    ),
-    workers: Annotated[int, typer.Option(min=0, help="Processes; 0 works in this one.")] = 0,
+@recipes_app.command("diff")
+def recipes_diff(
+    a: Annotated[
+        Optional[str],  # noqa: UP045 - typer reads this annotation at run time
+        typer.Argument(help="A recipe; default: model and both stages, in turn."),
+    ] = None,
+    b: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Argument(help="Another; default: the published counterpart of the first."),
+    ] = None,
 ) -> None:
-    """Index raw data: manifest, geometry, and a ledger of every row left out."""
-    from smolvlm2.cli.prepare import prepare_sources
+    """Print where two recipes differ, and why."""
+    from smolvlm2.cli.recipes import diff_recipes
 
-    prepare_sources(sources, data, tokenizer, workers=workers)
-
-
-# The training commands have the specification's flags and key=value; their module parses both.
-_OWN_ARGUMENTS = {"allow_extra_args": True, "ignore_unknown_options": True}
-
-
-@app.command("train-vision", context_settings=_OWN_ARGUMENTS, add_help_option=False)
-def train_vision(context: typer.Context) -> None:
-    """Train the vision stage; flags: smolvlm2 train-vision --help."""
-    from smolvlm2.training.command_line import run_stage
-
-    run_stage("vision", context.args)
-
-
-@app.command("train-video", context_settings=_OWN_ARGUMENTS, add_help_option=False)
-def train_video(context: typer.Context) -> None:
-    """Train the video stage; flags: smolvlm2 train-video --help."""
-    from smolvlm2.training.command_line import run_stage
-
-    run_stage("video", context.args)
+    print(diff_recipes(a, b))
 
 
 @app.command()
-def demo(
-    output: Annotated[Path, typer.Option(help="Folder to write to.")] = Path("runs/demo"),
-    overrides: Annotated[
-        Optional[list[str]],  # noqa: UP045
-        typer.Argument(metavar="[KEY=VALUE]...", help="Settings for both stages' recipes."),
-    ] = None,
-) -> None:
-    """Make, train, evaluate and report a tiny model, in minutes on a CPU."""
-    from smolvlm2.cli.demo import run_demo
+def version() -> None:
+    """Print the version."""
+    from smolvlm2 import __version__
 
-    run_demo(output, tuple(overrides or ()))
+    print(__version__)
 
 
 if __name__ == "__main__":
