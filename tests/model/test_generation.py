@@ -46,6 +46,17 @@ def test_rows_stop_at_their_own_stop_token(make_model, make_batch):
     assert len(stopped[0]) < 12
 
 
+def test_stop_tokens_wait_for_the_least_number_of_tokens(make_model, make_batch):
+    model = make_model()
+    batch = make_batch(model.config)
+    stops = [row[0] for row in model.generate(**batch, max_new_tokens=1, stop_token_ids=[])]
+    options = {"max_new_tokens": 12, "stop_token_ids": stops}
+    assert model.generate(**batch, **options) == [[], [], []]
+    for row in model.generate(**batch, **options, min_new_tokens=4):
+        assert len(row) >= 4
+        assert not set(row) & set(stops)
+
+
 def test_sampling_is_a_function_of_the_seed_and_not_of_the_other_rows(make_model, make_batch):
     model = make_model()
     batch = make_batch(model.config)

@@ -3,7 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -26,6 +26,8 @@ FOLDERS = (
     "demo__text_digits",
 )
 VIDEO_CONFIG = "0_30_s_digits_v0_1"
+TRAINING_BEND = 0.2
+"""``Scans.bend`` of the training pages."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,6 +113,7 @@ def write_demo_data(out: Path, *, seed: int = 0, **counts: float) -> DemoSummary
     )
     partial_folder = out / ".demo_digits.partial"
     shutil.rmtree(partial_folder, ignore_errors=True)
+    train = replace(train, bend=TRAINING_BEND)
     train_rows = _write_train(partial_folder / "raw", train, settings)
     benchmarks = _write_held_out(partial_folder / "held_out", held_out, settings)
     (out / "raw").mkdir(parents=True, exist_ok=True)

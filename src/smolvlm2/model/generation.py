@@ -21,6 +21,7 @@ def generate(
     attention_mask: Tensor | None = None,
     pixel_values: Tensor | None = None,
     max_new_tokens: int = 64,
+    min_new_tokens: int = 0,
     temperature: float = 0.0,
     top_p: float = 1.0,
     stop_token_ids: Sequence[int] | None = None,
@@ -34,6 +35,7 @@ def generate(
         attention_mask: ``(B, M)``, 1 at real tokens.
         pixel_values: Tiles of all rows, as for ``SmolVLM.forward``.
         max_new_tokens: Upper bound of new tokens a row; the context length bounds it too.
+        min_new_tokens: Stop tokens are not chosen before so many tokens of a row.
         temperature: 0 for the most likely token (greedy), else the softmax temperature.
         top_p: Sample from the smallest set of tokens with at least this probability, in (0, 1].
         stop_token_ids: Ids that end a row; default: the configuration's end-of-utterance id.
@@ -90,7 +92,10 @@ def generate(
     room = min(max_new_tokens, context - packed.max_length)
     for step in range(room):
         draw_B = torch.rand(len(input_ids), generator=generator).to(model.device)
-        tokens_B = _next_tokens(model.lm_head(hidden_BD), draw_B[alive], temperature, top_p)
+        logits_BV = model.lm_head(hidden_BD)
+        if step < min_new_tokens:
+            logits_BV[:, list(stops)] = -torch.inf
+        tokens_B = _next_tokens(logits_BV, draw_B[alive], temperature, top_p)
         going = []
         for index, (row, token) in enumerate(zip(alive.tolist(), tokens_B.tolist(), strict=True)):
             if token not in stops:

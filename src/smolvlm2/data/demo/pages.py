@@ -40,13 +40,17 @@ class Glyph:
     """Top edge on the page in pixels; rounded when drawn."""
 
 
-def digit_coverage(scan: np.ndarray, *, size: int, angle: float) -> np.ndarray:
-    """Upscale one scan smoothly and turn it.
+def digit_coverage(
+    scan: np.ndarray, *, size: int, angle: float, stretch: float = 1.0, slant: float = 0.0
+) -> np.ndarray:
+    """Upscale one scan smoothly, turn and bend it.
 
     Args:
         scan: ``(8, 8)`` uint8, 0 to 16.
         size: Side of the result in pixels, margin included.
         angle: Degrees, counter-clockwise.
+        stretch: Factor of the width over the height's; the area stays.
+        slant: Pixels to the right for each pixel up.
 
     Returns:
         ``(size, size)`` float32 in 0 to 1.
@@ -55,6 +59,16 @@ def digit_coverage(scan: np.ndarray, *, size: int, angle: float) -> np.ndarray:
     image = Image.fromarray(padded.astype(np.uint8))
     image = image.resize((size, size), Image.Resampling.BICUBIC)
     image = image.rotate(angle, Image.Resampling.BICUBIC)
+    if stretch != 1.0 or slant:
+        # From a place in the result to its place in the image, about the middle.
+        wide, high, middle = stretch**-0.5, stretch**0.5, (size - 1) / 2
+        across = (wide, wide * slant, middle * (1 - wide - wide * slant))
+        image = image.transform(
+            image.size,
+            Image.Transform.AFFINE,
+            (*across, 0.0, high, middle * (1 - high)),
+            Image.Resampling.BICUBIC,
+        )
     return np.asarray(image, dtype=np.float32) / 255
 
 
@@ -64,6 +78,7 @@ def random_glyph(
     *,
     box: tuple[float, float, float, float],
     scale: tuple[float, float] = (0.72, 1.0),
+    bend: float = 0.0,
 ) -> Glyph:
     """Put a scan at a random size, angle and place inside a box.
 
@@ -72,13 +87,17 @@ def random_glyph(
         rng: Consumed for size, angle and place.
         box: Left, top, width, height in pixels.
         scale: Smallest and largest side of the digit, as shares of the box's shorter side.
+        bend: Strength of random stretch and slant; see ``Scans.bend``.
     """
     left, top, width, height = box
     shorter = min(width, height)
     size = round(shorter * rng.uniform(*scale))
     angle = float(rng.uniform(-12, 12))
+    bent = {}
+    if bend:
+        bent = {"stretch": np.exp(rng.uniform(-bend, bend)), "slant": rng.uniform(-bend, bend)}
     return Glyph(
-        coverage=digit_coverage(scan, size=size, angle=angle),
+        coverage=digit_coverage(scan, size=size, angle=angle, **bent),
         left=left + rng.uniform(0, width - size),
         top=top + rng.uniform(0, height - size),
     )

@@ -61,7 +61,7 @@ def one_digit(scans: Scans, position: int, rng: np.random.Generator, tile: int) 
     width = height = tile
     if rng.random() < 0.15:
         width, height = (int(side) for side in rng.integers(tile, tile * 3 // 2 + 1, size=2))
-    glyph = random_glyph(scans.pixels[position], rng, box=(0, 0, width, height))
+    glyph = random_glyph(scans.pixels[position], rng, box=(0, 0, width, height), bend=scans.bend)
     page = draw_page([glyph], width=width, height=height, style=Style.random(rng), rng=rng)
     questions = [which_digit(label, WHICH_DIGIT[rng.integers(len(WHICH_DIGIT))])]
     bound = int(rng.integers(0, 9))
@@ -105,6 +105,7 @@ def several_digits(scans: Scans, rng: np.random.Generator, tile: int) -> DemoSam
             rng,
             box=(cell % columns * tile, cell // columns * tile, tile, tile),
             scale=(0.75, 1.0),
+            bend=scans.bend,
         )
         for cell, position in zip(cells, picked, strict=True)
     ]
@@ -152,7 +153,7 @@ def compared_images(scans: Scans, rng: np.random.Generator, tile: int, count: in
     picked = [int(rng.choice(scans.positions_of(label))) for label in labels]
     media = []
     for position in picked:
-        glyph = random_glyph(scans.pixels[position], rng, box=(0, 0, tile, tile))
+        glyph = random_glyph(scans.pixels[position], rng, box=(0, 0, tile, tile), bend=scans.bend)
         page = draw_page([glyph], width=tile, height=tile, style=Style.random(rng), rng=rng)
         media.append(encode_page(page, "jpg"))
     images = " ".join(f"Image {number}: <image>" for number in range(1, count + 1))
