@@ -56,7 +56,7 @@ class BrightnessModel:
         self.batches: list[int] = []
         self.pixels: list[torch.Tensor] = []
 
-    def generate(self, input_ids, *, attention_mask, pixel_values, max_new_tokens):
+    def generate(self, input_ids, *, attention_mask, pixel_values, max_new_tokens, min_new_tokens):
         if self.die_after is not None and len(self.batches) >= self.die_after:
             raise KeyboardInterrupt
         self.batches.append(len(input_ids))
