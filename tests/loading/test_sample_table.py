@@ -8,7 +8,12 @@ import pytest
 from smolvlm2.data.media import MediaStore
 from smolvlm2.data.mixture import MixtureEntry
 from smolvlm2.errors import ConfigError, DataError, DataNotFoundError
-from smolvlm2.loading.sample_table import LimitSettings, open_sources, source_table
+from smolvlm2.loading.sample_table import (
+    LimitSettings,
+    measure_source,
+    open_sources,
+    source_table,
+)
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +27,8 @@ def table_of(opened, place=0, *, subset=None, max_tokens=512, manifest=None, **l
     manifest = manifest or data.manifests[place]
     entry = MixtureEntry(source=manifest.source, subset=subset)
     lengths = processor.length_model()
-    return source_table(entry, manifest, lengths, LimitSettings(**limits), max_tokens=max_tokens)
+    measured = measure_source(manifest, lengths, max_tokens=max_tokens)
+    return source_table(entry, manifest, measured, LimitSettings(**limits))
 
 
 def encoded(processor, manifest, row, messages):

@@ -38,56 +38,77 @@ class LimitSettings:
 
 def open_sources(
     mixture: MixtureSettings, prepared: Path, tokenizer_key: str
-) -> list[tuple[MixtureEntry, Manifest]]:
-    """The manifest of each entry of a mixture, in its order.
+) -> dict[str, Manifest]:
+    """The manifest of each source that a mixture names, opened once however many subsets it has.
 
     Raises:
         DataNotFoundError: A source is not prepared, or not for this tokenizer.
     """
-    return [
-        (entry, Manifest.open(prepared / entry.source, tokenizer_key)) for entry in mixture.entries
-    ]
+    names = dict.fromkeys(entry.source for entry in mixture.entries)
+    return {name: Manifest.open(prepared / name, tokenizer_key) for name in names}
 
 
-def source_table(
-    entry: MixtureEntry,
-    manifest: Manifest,
-    lengths: LengthModel,
-    limits: LimitSettings,
-    *,
-    max_tokens: int,
-) -> SourceTable:
-    """Compute lengths and apply the recipe's limits, vectorised over all rows.
+@dataclass(kw_only=True, frozen=True)
+class SourceLengths:
+    """Lengths of all rows of a source under a recipe; one entry a row."""
+
+    messages: NDArray[np.int64]
+    """Messages that fit, up to a whole answer; 0 where not even the first pair does."""
+    cut: NDArray[np.bool_]
+    """Whether messages were cut."""
+    tokens: NDArray[np.int64]
+    """Of the messages kept, visual tokens included."""
+    tiles: NDArray[np.int64]
+    """Of the messages kept."""
+    supervised: NDArray[np.int64]
+    """Of the messages kept."""
+
+
+def measure_source(manifest: Manifest, lengths: LengthModel, *, max_tokens: int) -> SourceLengths:
+    """Compute the lengths of all rows, vectorised; done once for all entries of a source.
 
     Args:
-        entry: The source or subset.
         manifest: Of the source, opened with token columns.
         lengths: Of the processor in use.
-        limits: Of the recipe.
         max_tokens: Most tokens of a conversation.
-
-    Raises:
-        DataError: The entry names a subset that the source does not have.
     """
     geometry = manifest.geometry
-    chosen = _rows_of(entry, manifest)
-    media_tiles, media_tokens = _media_lengths(geometry, lengths)
     if geometry.message_text_tokens is None or geometry.message_supervised is None:
         raise DataError(f"{manifest.folder}: opened without token columns")
+    media_tiles, media_tokens = _media_lengths(geometry, lengths)
     media_owner = np.repeat(np.arange(len(geometry)), np.diff(geometry.media_offsets))
     media_message = geometry.message_offsets[media_owner] + geometry.media_message
     tokens_M = geometry.message_text_tokens.astype(np.int64)
     np.add.at(tokens_M, media_message, media_tokens)
     tiles_M = np.zeros(len(tokens_M), dtype=np.int64)
     np.add.at(tiles_M, media_message, media_tiles)
-
     kept, cut = _kept_messages(geometry, tokens_M, max_tokens)
-    ends = geometry.message_offsets[:-1] + kept
-    sums = {
-        "tokens": _span_sums(tokens_M, geometry.message_offsets[:-1], ends),
-        "tiles": _span_sums(tiles_M, geometry.message_offsets[:-1], ends),
-        "supervised": _span_sums(geometry.message_supervised, geometry.message_offsets[:-1], ends),
-    }
+    starts = geometry.message_offsets[:-1]
+    return SourceLengths(
+        messages=kept,
+        cut=cut,
+        tokens=_span_sums(tokens_M, starts, starts + kept),
+        tiles=_span_sums(tiles_M, starts, starts + kept),
+        supervised=_span_sums(geometry.message_supervised, starts, starts + kept),
+    )
+
+
+def source_table(
+    entry: MixtureEntry, manifest: Manifest, measured: SourceLengths, limits: LimitSettings
+) -> SourceTable:
+    """Apply an entry's subset and the recipe's limits.
+
+    Args:
+        entry: The source or subset.
+        manifest: Of the source.
+        measured: Lengths of the source's rows.
+        limits: Of the recipe.
+
+    Raises:
+        DataError: The entry names a subset that the source does not have.
+    """
+    geometry = manifest.geometry
+    chosen = _rows_of(entry, manifest)
     excluded: dict[str, int] = {}
 
     def leave_out(reason: str, rows: NDArray[np.bool_]) -> None:
@@ -100,18 +121,18 @@ def source_table(
         leave_out(flag, (geometry.row_flags & FLAGS[flag]) > 0)
     if limits.max_images is not None:
         leave_out("too_many_images", np.diff(geometry.media_offsets) > limits.max_images)
-    leave_out("too_long", kept == 0)
+    leave_out("too_long", measured.messages == 0)
     rows = np.flatnonzero(chosen)
     return SourceTable(
         name=entry.name,
         rows=rows,
-        tiles=sums["tiles"][rows].astype(np.int32),
-        tokens=sums["tokens"][rows].astype(np.int32),
-        supervised=sums["supervised"][rows].astype(np.int32),
-        messages=kept[rows].astype(np.int32),
+        tiles=measured.tiles[rows].astype(np.int32),
+        tokens=measured.tokens[rows].astype(np.int32),
+        supervised=measured.supervised[rows].astype(np.int32),
+        messages=measured.messages[rows].astype(np.int32),
         modality=np.asarray(geometry.row_modality[rows]),
         excluded=excluded,
-        cut=int(cut[rows].sum()),
+        cut=int(measured.cut[rows].sum()),
         content=manifest.hash,
     )
 

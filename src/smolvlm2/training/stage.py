@@ -12,7 +12,7 @@ import torch
 from smolvlm2.data.manifest import Manifest
 from smolvlm2.errors import CheckpointError, ConfigError, DataNotFoundError
 from smolvlm2.loading.loader import PackReader
-from smolvlm2.loading.sample_table import open_sources, source_table
+from smolvlm2.loading.sample_table import measure_source, open_sources, source_table
 from smolvlm2.model.components import component_shapes, load_components
 from smolvlm2.model.config import SmolVLMConfig
 from smolvlm2.model.smolvlm import SmolVLM
@@ -92,9 +92,13 @@ def plan_data(recipe: Recipe, processor: Processor, *, context: int) -> PlannedD
     sources = open_sources(mixture, prepared, processor.tokenizer.key)
     max_tokens = min(recipe.limits.max_tokens or context, context)
     lengths = processor.length_model()
+    measured = {
+        name: measure_source(manifest, lengths, max_tokens=max_tokens)
+        for name, manifest in sources.items()
+    }
     tables = [
-        source_table(entry, manifest, lengths, recipe.limits, max_tokens=max_tokens)
-        for entry, manifest in sources
+        source_table(entry, sources[entry.source], measured[entry.source], recipe.limits)
+        for entry in mixture.entries
     ]
     seed, weights = recipe.training.seed, mixture.shares
     draw = Order(tables, weights, seed=seed).samples(0, SIZING_SAMPLES)
@@ -140,7 +144,7 @@ def plan_data(recipe: Recipe, processor: Processor, *, context: int) -> PlannedD
     return PlannedData(
         plan=plan,
         tables=tables,
-        manifests=[manifest for _, manifest in sources],
+        manifests=[sources[entry.source] for entry in mixture.entries],
         samples_per_step=per_pack * plan.packs_per_step,
         facts=facts,
     )
