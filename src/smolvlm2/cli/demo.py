@@ -21,8 +21,8 @@ from smolvlm2.config import find_recipe, load_config
 from smolvlm2.data.demo_digits import write_demo_data
 from smolvlm2.evaluation.benchmark import load_benchmark
 from smolvlm2.evaluation.runner import BenchmarkResult, evaluate, examples
+from smolvlm2.model.hub import write_json
 from smolvlm2.model.smolvlm import SmolVLM
-from smolvlm2.model.tensor_files import write_json
 from smolvlm2.processing.processor import Processor
 from smolvlm2.training.memory import count_parameters
 from smolvlm2.training.progress import Progress

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from smolvlm2.errors import CheckpointError
 from smolvlm2.model.config import SmolVLMConfig
-from smolvlm2.model.hub import read_json, resolve_checkpoint
+from smolvlm2.model.hub import read_json, resolve_checkpoint, write_json
 from smolvlm2.model.initialisation import empty_model
 from smolvlm2.model.smolvlm import SmolVLM
-from smolvlm2.model.tensor_files import WEIGHTS, TensorFiles, write_json, write_tensors
+from smolvlm2.model.tensor_files import WEIGHTS, TensorFiles, write_tensors
 
 PREFIXES = (
     ("vision_encoder.", "model.vision_model."),

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from smolvlm2.model.config import SmolVLMConfig, TextConfig, VisionConfig
+from smolvlm2.model.hub import write_json
 from smolvlm2.model.initialisation import random_model
-from smolvlm2.model.tensor_files import WEIGHTS, write_json, write_tensors
+from smolvlm2.model.tensor_files import WEIGHTS, write_tensors
 
 TEXT_TOWER_ROWS = 8
 """Vocabulary of SigLIP's text tower, which is written in order to be dropped again."""

@@ -11,11 +11,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from smolvlm2.errors import CheckpointError, CheckpointNotFoundError
-from smolvlm2.model.hub import read_json, write_json
+from smolvlm2.model.hub import read_json
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
-__all__ = ["INDEX", "WEIGHTS", "TensorFiles", "write_json", "write_tensors"]
 
 
 class TensorFiles:

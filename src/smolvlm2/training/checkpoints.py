@@ -15,10 +15,9 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from smolvlm2.errors import CheckpointError, ResumeError
-from smolvlm2.model.hub import read_json
+from smolvlm2.model.hub import read_json, write_json
 from smolvlm2.model.sharded_files import load_sharded, save_sharded
 from smolvlm2.model.smolvlm import SmolVLM
-from smolvlm2.model.tensor_files import write_json
 from smolvlm2.plan.plan import Position
 from smolvlm2.processing.processor import Processor
 from smolvlm2.training.run_folder import RunFolder, sync_folder

@@ -15,8 +15,8 @@ from smolvlm2.loading.loader import PackReader
 from smolvlm2.loading.sample_table import measure_source, open_sources, source_table
 from smolvlm2.model.components import component_shapes, load_components
 from smolvlm2.model.config import SmolVLMConfig
+from smolvlm2.model.hub import write_json
 from smolvlm2.model.smolvlm import SmolVLM
-from smolvlm2.model.tensor_files import write_json
 from smolvlm2.plan.order import Order
 from smolvlm2.plan.packs import capacity_for
 from smolvlm2.plan.plan import Plan, packs_for
