@@ -6,7 +6,7 @@ To add one: write a function with ``@app.command()`` here, and import the work i
 
 import sys
 from pathlib import Path
-from typing import Annotated, Literal, Optional
+from typing import Annotated, Literal
 
 import typer
 
@@ -42,7 +42,7 @@ def main() -> None:
 def demo(
     output: Annotated[Path, typer.Option(help="Folder to write to.")] = Path("runs/demo"),
     overrides: Annotated[
-        Optional[list[str]],  # noqa: UP045
+        list[str] | None,
         typer.Argument(metavar="[KEY=VALUE]...", help="Settings for both stages' recipes."),
     ] = None,
 ) -> None:
@@ -110,11 +110,11 @@ def evaluate(
     benchmarks: Annotated[str, typer.Option(help="Names, with commas between.")],
     data: Annotated[Path, typer.Option(help="Folder with the question files.")],
     output: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Option(help="JSON file of the scores; the answers are kept beside it."),
     ] = None,
     limit: Annotated[
-        Optional[int],  # noqa: UP045
+        int | None,
         typer.Option(min=1, help="Only so many questions of each."),
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Questions answered together.")] = 16,
@@ -147,11 +147,11 @@ def generate(
         str, typer.Option(help="The question; <image> and <video> in it place the media.")
     ] = "Describe this.",
     image: Annotated[
-        Optional[list[Path]],  # noqa: UP045
+        list[Path] | None,
         typer.Option(help="An image file; repeat for several."),
     ] = None,
     video: Annotated[
-        Optional[list[Path]],  # noqa: UP045
+        list[Path] | None,
         typer.Option(help="A video file; repeat for several."),
     ] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 256,
@@ -206,11 +206,11 @@ def recipes_show(
 @recipes_app.command("diff")
 def recipes_diff(
     a: Annotated[
-        Optional[str],  # noqa: UP045 - typer reads this annotation at run time
+        str | None,
         typer.Argument(help="A recipe; default: model and both stages, in turn."),
     ] = None,
     b: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Argument(help="Another; default: the published counterpart of the first."),
     ] = None,
 ) -> None:

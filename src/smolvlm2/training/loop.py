@@ -246,8 +246,8 @@ class Trainer:
         shown = ", ".join(ids[:8]) + (f" and {len(ids) - 8} more" if len(ids) > 8 else "")
         raise TrainingError(
             f"step {self.state.step}: loss {loss} and gradient norm {norm} are not both finite; "
-            f"weights are as before the step. Samples: {shown}. Lower training.learning_rate, or "
-            f"list samples under data.skip_ids"
+            f"weights are as before the step. Samples: {shown}. List bad ones under "
+            f"data.skip_ids and start again, or lower training.learning_rate and start over with --restart"
         )
 
     def _save(self) -> None:
