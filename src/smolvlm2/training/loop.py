@@ -247,7 +247,8 @@ class Trainer:
         raise TrainingError(
             f"step {self.state.step}: loss {loss} and gradient norm {norm} are not both finite; "
             f"weights are as before the step. Samples: {shown}. List bad ones under "
-            f"data.skip_ids and start again, or lower training.learning_rate and start over with --restart"
+            f"data.skip_ids and start again, or lower training.learning_rate and start over "
+            f"with --restart"
         )
 
     def _save(self) -> None:
