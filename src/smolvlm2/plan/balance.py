@@ -132,9 +132,10 @@ class Exchange:
             half = packs // 2
             self._exchange(order[::-1][:half], order[:half], number, capacity=capacity)
 
-    def above_capacity(self) -> int:
-        """Packs above a limit."""
-        return int((self.load[:, : len(self.limits)] > self.limits).any(axis=1).sum())
+    def excess(self) -> float:
+        """By what part of its capacity a pack is above it, on average; 0 where none is."""
+        share = self.load[:, : len(self.limits)] / self.limits
+        return float(np.maximum(share - 1, 0).max(axis=1).mean())
 
     def repair(self) -> bool:
         """Exchange samples of packs above capacity; tells whether all are within it now."""
@@ -156,7 +157,7 @@ class Exchange:
             least = least[fullest[least] <= 1][number // 3 :]
             pairs = min(len(over), len(least))
             self._exchange(over[:pairs], least[:pairs], number, capacity=True)
-        return not self.above_capacity()
+        return self.excess() == 0
 
     def packs(self) -> list[NDArray[np.int64]]:
         """For each pack its samples, ascending; empty packs are left out."""

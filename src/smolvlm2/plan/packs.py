@@ -14,8 +14,8 @@ FILLS = (0.995, 0.975)
 """Mean fills that are tried, one after another, before samples are packed as tightly as can be."""
 ROUNDS = 40
 """Rounds of exchange between packs; twice as many gain less than 0.1 % of a step."""
-HOPELESS = 0.2
-"""Share of packs above capacity after the exchange that says that samples are too large for it."""
+HOPELESS = 0.01
+"""Mean excess over capacity after the exchange that says that samples are too large for it."""
 TIGHT_ROUNDS = 12
 """Rounds between packs that were filled as tightly as can be: slower, and there is less to gain."""
 UNEVEN = 1.03
@@ -163,7 +163,7 @@ def pack_window(
         )
         packs = int(np.ceil(least))
         exchange = _share_out(packs, tokens, tiles, costs, capacity)
-        if exchange.above_capacity() > HOPELESS * packs:
+        if exchange.excess() > HOPELESS:
             break
         if exchange.repair():
             return exchange.packs()
@@ -194,8 +194,7 @@ def _share_out(
     exchange = Exchange(pack_of, packs, measures, limits, documents=capacity.documents)
     exchange.level(ROUNDS)
     cost = exchange.load[:, 2:]
-    possible = exchange.above_capacity() <= HOPELESS * packs
-    if possible and (cost.max(axis=0) > cost.mean(axis=0) * UNEVEN).any():
+    if exchange.excess() <= HOPELESS and (cost.max(axis=0) > cost.mean(axis=0) * UNEVEN).any():
         # Documents of very different length: attention makes packs of equal fill unequal.
         exchange.emphasise(EMPHASIS)
         exchange.level(ROUNDS)
