@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from smolvlm2.data.download.preview import preview
+from smolvlm2.data.download.record import Record
 from smolvlm2.data.download.selection import (
     Selection,
     Stage,
@@ -69,6 +70,11 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     )
     parser.add_argument("--token", help="of the hub; default: HF_TOKEN, then `hf auth login`")
     parser.add_argument("--verify", action="store_true", help="hash what is there already, too")
+    parser.add_argument(
+        "--fetched",
+        action="store_true",
+        help="print which of the sources are here, whole, and do nothing",
+    )
     parser.add_argument("--yes", action="store_true", help="do not ask before the first byte")
     options = parser.parse_args(arguments)
     if options.stage and options.stage_flag and options.stage != options.stage_flag:
@@ -90,6 +96,10 @@ def run(arguments: Sequence[str] | None = None) -> int:
     """
     options = parse_arguments(arguments)
     selections, moved_on = _selections(options)
+    if options.fetched:
+        records = {s.source.name: options.data / "raw" / s.source.raw_folder for s in selections}
+        print(*(name for name, raw in records.items() if Record.load(raw).complete), sep="\n")
+        return COMPLETE
     if options.preview and not options.online:
         print(preview(selections, options.data))
         return COMPLETE

@@ -48,6 +48,8 @@ class Record:
     """By hub id. A folder stays at its commit until another revision is asked for."""
     files: dict[str, dict[str, Any]] = field(default_factory=dict)
     """By path below the raw folder: ``size`` and ``digest``."""
+    complete: bool = False
+    """Everything that was last asked for is here."""
     consumed: dict[str, int] = field(default_factory=dict)
     """Sizes of files that prepare has used up."""
 
@@ -64,6 +66,7 @@ class Record:
             raw=raw,
             commits=stored.get("commits", {}),
             files=stored.get("files", {}),
+            complete=stored.get("complete", False),
             consumed={entry["file"]: entry["size"] for entry in consumed.get("files", [])},
         )
 
@@ -72,7 +75,11 @@ class Record:
         self.raw.mkdir(parents=True, exist_ok=True)
         path = self.raw / RECORD_FILE
         unfinished = path.with_name(f"{path.name}.partial")
-        value = {"commits": self.commits, "files": dict(sorted(self.files.items()))}
+        value = {
+            "commits": self.commits,
+            "complete": self.complete,
+            "files": dict(sorted(self.files.items())),
+        }
         unfinished.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
         os.replace(unfinished, path)
 

@@ -153,8 +153,10 @@ def run_plan(plan: Plan, settings: TransferSettings, stop: threading.Event) -> d
     """
     check_room(plan.data, plan.bytes_missing)
     for listing in plan.listings:
-        record = plan.records[listing.selection.source.name]
-        if listing.commits:
+        name = listing.selection.source.name
+        record = plan.records[name]
+        record.complete = False
+        if name not in plan.troubles:
             record.commits.update(listing.commits)
             record.save()
     raw_root = plan.data / "raw"
@@ -165,7 +167,7 @@ def run_plan(plan: Plan, settings: TransferSettings, stop: threading.Event) -> d
         for name in dict.fromkeys(file.source for file in plan.missing):
             stack.enter_context(staging_folder(raw_folders[name]))
         progress = stack.enter_context(DownloadProgress(plan.bytes_missing, len(plan.missing)))
-        stack.callback(_finish, plan, raw_root)
+        stack.callback(_save, plan, raw_root)
         since_saved: Counter[str] = Counter()
         for arrival in transfer(plan.missing, raw_folders, settings, progress.moved, stop):
             file = arrival.file
@@ -176,13 +178,17 @@ def run_plan(plan: Plan, settings: TransferSettings, stop: threading.Event) -> d
             plan.records[file.source].add(file)
             since_saved[file.source] += 1
             if since_saved[file.source] % _SAVE_EVERY == 0:
-                plan.records[file.source].save()
-    return _summarise(plan, failed)
+                _unless_full(plan.records[file.source].save)
+    still_missing = _summarise(plan, failed)
+    for name, record in plan.records.items():
+        record.complete = name not in still_missing
+    _save(plan, raw_root)
+    return still_missing
 
 
-def _finish(plan: Plan, raw_root: Path) -> None:
-    for record in plan.records.values():
-        if record.commits:
+def _save(plan: Plan, raw_root: Path) -> None:
+    for name, record in plan.records.items():
+        if name not in plan.troubles:
             _unless_full(record.save)
     _unless_full(lambda: write_licences(raw_root))
 
