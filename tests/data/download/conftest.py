@@ -6,19 +6,24 @@ answers with their hash and sends the client on to another host, which must not 
 
 import hashlib
 import json
+import random
 import re
 import socket
 import struct
 import threading
+import time
 import urllib.parse
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import ClassVar
 
 import pytest
 
 from smolvlm2.data.download.retries import RetrySettings
+from smolvlm2.data.download.run import make_plan, run_plan
+from smolvlm2.data.download.selection import select
 from smolvlm2.data.download.transfer import TransferSettings
 
 PAGE = 4
@@ -255,3 +260,78 @@ def hub():
 def settings(hub):
     """Two workers, no login of whoever runs the tests, hardly any waiting."""
     return TransferSettings(workers=2, token="hf_none", endpoint=hub.endpoint, retries=QUICK)
+
+
+class Vista:
+    """A small VISTA-400K: what its publisher puts on the hub, and what of it is wanted here."""
+
+    hub_id = "TIGER-Lab/VISTA-400K"
+
+    def __init__(self, hub: Hub, data: Path) -> None:
+        noise = random.Random(0).randbytes
+        self.hub = hub
+        self.raw = data / "raw" / "TIGER-Lab__VISTA-400K"
+        self.files = {
+            "README.md": b"card",
+            ".gitattributes": b"not wanted",
+            "long_video_caption/long_video_caption.json": noise(50_000),
+            "long_video_caption/long_video_caption_1.tar": noise(50_000),
+            "long_video_caption/long_video_caption_2.tar": noise(50_000),
+            "event_relationship_qa/event_relationship_qa_1.tar": noise(50_000),
+            "event_relationship_qa/event_relationship_qa.json": b"[]",
+            "preview.mp4": b"not wanted",
+        }
+
+    @property
+    def wanted(self) -> dict[str, bytes]:
+        return {k: v for k, v in self.files.items() if k.endswith((".tar", ".json", ".md"))}
+
+    def publish(self) -> str:
+        return self.hub.add(self.hub_id, dict(self.files))
+
+    def on_disk(self) -> dict[str, bytes]:
+        """Everything that another program would see."""
+        files = [path for path in self.raw.rglob("*") if path.is_file()]
+        names = {path.relative_to(self.raw).as_posix(): path for path in files}
+        return {
+            name: path.read_bytes()
+            for name, path in names.items()
+            if not name.startswith(".") and name != "download.json"
+        }
+
+    def assert_nothing_half(self) -> None:
+        """Whatever lies under a published name is what was published."""
+        for name, content in self.on_disk().items():
+            assert self.wanted[name] == content, name
+
+
+@pytest.fixture
+def make_vista(hub):
+    """VISTA-400K and a data root of one's own."""
+    return lambda data: Vista(hub, data)
+
+
+@pytest.fixture
+def vista(make_vista, tmp_path):
+    """Not published yet."""
+    return make_vista(tmp_path)
+
+
+@pytest.fixture
+def fetch(tmp_path, settings):
+    """Run a download to the end; what is missing, by source."""
+
+    def run(selections=None, **options):
+        chosen = selections or select(sources=["vista_400k"])
+        plan = make_plan(chosen, tmp_path, settings, **options)
+        return run_plan(plan, settings, threading.Event())
+
+    return run
+
+
+@pytest.fixture
+def no_waiting(monkeypatch):
+    """Seconds that anybody wanted to wait, without waiting them."""
+    waits = []
+    monkeypatch.setattr(time, "sleep", waits.append)
+    return waits
