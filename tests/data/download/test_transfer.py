@@ -68,7 +68,7 @@ def test_a_hub_that_stays_busy_is_given_up_and_the_rest_arrives(hub, fetch, vist
     vista.publish()
     hub.fault(TAR, "503", times=1000)
     (lines,) = fetch().values()
-    assert lines == [f"1 files: the hub answers 503: long_video_caption/{TAR}"]
+    assert lines == [f"long_video_caption/{TAR}: the hub answers 503"]
     assert len(vista.on_disk()) == len(vista.wanted) - 1
     hub.faults.clear()
     assert fetch() == {}

@@ -72,7 +72,7 @@ def classify(error: BaseException) -> Trouble:
     if isinstance(error, GatedRepoError):
         return Trouble("gated", "the terms are not accepted, or no token was sent")
     if isinstance(error, RepositoryNotFoundError):
-        return Trouble("gone", "the repository does not exist, or is private")
+        return Trouble("error", "the repository does not exist, or is private")
     if isinstance(error, RevisionNotFoundError):
         return Trouble("gone", "the hub does not know this revision any more")
     if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):

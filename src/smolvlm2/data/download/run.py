@@ -13,7 +13,7 @@ from huggingface_hub import HfApi
 from smolvlm2.data.download.budget import within_budget
 from smolvlm2.data.download.disk import PREPARE_NOTE, check_room, free_bytes
 from smolvlm2.data.download.licences import write_licences
-from smolvlm2.data.download.listing import Listing, list_selection
+from smolvlm2.data.download.listing import Listing, download_order, list_selection
 from smolvlm2.data.download.preview import gate_advice, notes
 from smolvlm2.data.download.progress import DownloadProgress
 from smolvlm2.data.download.record import Record, RemoteFile
@@ -127,13 +127,13 @@ def describe_plan(plan: Plan) -> str:
     lines = [show_table(header, rows, right={2, 3, 4, 5}), ""]
     if plan.left_out:
         lines.append(
-            f"left out by --max-gb: {len(plan.left_out)} files, "
-            f"{show_bytes(sum(f.size for f in plan.left_out))}: {_some(plan.left_out)}"
+            f"left out by --max-gb: {_some(plan.left_out)}, "
+            f"{show_bytes(sum(file.size for file in plan.left_out))}"
         )
-    lines.append(
-        f"to fetch: {len(plan.missing)} files, {show_bytes(plan.bytes_missing)}; free on the disk "
-        f"of {plan.data}: {show_bytes(free_bytes(plan.data))}"
-    )
+    lines += [
+        f"files to fetch: {len(plan.missing)}, {show_bytes(plan.bytes_missing)}",
+        f"free on the disk of {plan.data}: {show_bytes(free_bytes(plan.data))}",
+    ]
     return "\n".join([*lines, f"note: {PREPARE_NOTE}", *notes(plan.selections)])
 
 
@@ -181,7 +181,7 @@ def run_plan(plan: Plan, settings: TransferSettings, stop: threading.Event) -> d
                 _unless_full(plan.records[file.source].save)
     still_missing = _summarise(plan, failed)
     for name, record in plan.records.items():
-        record.complete = name not in still_missing
+        record.complete = name not in still_missing and bool(record.files or record.consumed)
     _save(plan, raw_root)
     return still_missing
 
@@ -212,10 +212,11 @@ def _summarise(plan: Plan, failed: Sequence[tuple[RemoteFile, Trouble]]) -> dict
         if (trouble := plan.troubles.get(source.name)) is not None:
             lines.append(_advise(trouble, listing.selection, plan))
         mine = [(file, trouble) for file, trouble in failed if file.source == source.name]
+        mine.sort(key=lambda pair: download_order(pair[0]))  # they came in as they happened
         for kind in dict.fromkeys(trouble.kind for _, trouble in mine):
             files = [(file, t) for file, t in mine if t.kind == kind]
             advice = _advise(files[0][1], listing.selection, plan)
-            lines.append(f"{len(files)} files: {advice}: {_some([file for file, _ in files])}")
+            lines.append(f"{_some([file for file, _ in files])}: {advice}")
         if lines:
             result[source.name] = lines
     return result
@@ -239,4 +240,4 @@ def _advise(trouble: Trouble, selection: Selection, plan: Plan) -> str:
 
 def _some(files: Sequence[RemoteFile], count: int = 5) -> str:
     names = ", ".join(file.local for file in files[:count])
-    return names + (f" and {len(files) - count} more" if len(files) > count else "")
+    return names + (f" and {len(files) - count} others" if len(files) > count else "")
