@@ -148,7 +148,8 @@ def _download(
     stop: threading.Event,
 ) -> int:
     # The hub's client takes a while to import, and the preview needs none.
-    from smolvlm2.data.download.run import describe_plan, make_plan, run_plan
+    from smolvlm2.data.download.plan import describe_plan, make_plan
+    from smolvlm2.data.download.run import run_plan
     from smolvlm2.data.download.transfer import TransferSettings
 
     settings = TransferSettings(workers=options.workers, token=options.token)

@@ -21,8 +21,9 @@ from typing import ClassVar
 
 import pytest
 
+from smolvlm2.data.download.plan import make_plan
 from smolvlm2.data.download.retries import RetrySettings
-from smolvlm2.data.download.run import make_plan, run_plan
+from smolvlm2.data.download.run import run_plan
 from smolvlm2.data.download.selection import select
 from smolvlm2.data.download.transfer import TransferSettings
 

@@ -6,7 +6,7 @@ import pytest
 
 from smolvlm2.data.download.preview import preview, show_size
 from smolvlm2.data.download.selection import select
-from smolvlm2.data.download.text import show_bytes, show_count, show_table
+from smolvlm2.data.download.text import show_bytes, show_count, show_duration, show_table
 
 
 def lines_of(text: str) -> dict[str, str]:
@@ -66,6 +66,7 @@ def test_numbers_are_short():
     assert [show_count(n) for n in (None, 800, 43_751, 1_880_000)] == [
         *("?", "800", "43.8 k", "1.88 M")
     ]
+    assert [show_duration(s) for s in (11_000, 90, 5.2)] == ["3 h 3 min", "1 min 30 s", "5 s"]
 
 
 def test_columns_are_as_wide_as_their_cells():

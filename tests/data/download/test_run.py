@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from smolvlm2.data.download.plan import describe_plan, make_plan
 from smolvlm2.data.download.record import Record
-from smolvlm2.data.download.run import describe_plan, make_plan, run_plan
+from smolvlm2.data.download.run import run_plan
 from smolvlm2.data.download.selection import select
 from smolvlm2.errors import DataError
 
@@ -222,3 +223,23 @@ def test_a_source_that_a_budget_leaves_out_is_not_complete(hub, fetch, vista):
     vista.publish()
     assert fetch(max_bytes=1) == {}
     assert not Record.load(vista.raw).complete
+
+
+def test_what_is_of_an_earlier_commit_is_deleted_so_that_prepare_sees_one(
+    fetch, vista, settings, tmp_path
+):
+    vista.publish()
+    fetch()
+    (vista.raw / "notes.txt").write_text("mine")
+    del vista.files[f"long_video_caption/{TAR}"]
+    vista.files["event_relationship_qa/event_relationship_qa.json"] = b"[{}]"
+    vista.files["long_video_caption/long_video_caption_9.tar"] = noise(9)
+    vista.publish()
+    part = select(subsets=["vista_400k:long_video_caption"])
+    plan = make_plan(part, tmp_path, settings, moved_on={vista.hub_id})
+    assert "vista_400k: 2 files are not so in the new commit and will be" in describe_plan(plan)
+    assert run_plan(plan, settings, threading.Event()) == {}
+    expected = {**vista.wanted, "notes.txt": b"mine"}
+    del expected["event_relationship_qa/event_relationship_qa.json"]  # not of this selection
+    assert vista.on_disk() == expected
+    assert Record.load(vista.raw).files.keys() == expected.keys() - {"notes.txt"}

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from smolvlm2.data.download.plan import make_plan
 from smolvlm2.data.download.record import Record
-from smolvlm2.data.download.run import make_plan, run_plan
+from smolvlm2.data.download.run import run_plan
 from smolvlm2.data.download.selection import select
 
 CHOICE = select(sources=["vista_400k"])

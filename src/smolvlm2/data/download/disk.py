@@ -27,7 +27,7 @@ def check_room(data: Path, needed: int) -> None:
     """Refuse a download that cannot fit.
 
     Args:
-        data: Data root.
+        data: Folder that is written to.
         needed: Bytes that are still to come.
 
     Raises:

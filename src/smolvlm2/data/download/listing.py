@@ -31,6 +31,8 @@ class Listing:
     """By hub id."""
     files: list[RemoteFile] = field(default_factory=list)
     """Rows first, then archives, each in natural order of their paths."""
+    published: dict[str, str] = field(default_factory=dict)
+    """Digests by path of all that the source's globs find, wanted or not."""
     unmatched: list[str] = field(default_factory=list)
     """Globs on subsets for which the hub has no file."""
 
@@ -79,6 +81,7 @@ def list_selection(
             if any(fnmatchcase(entry.path, glob) for glob in (*repo.files, *_CARD)):
                 file = _remote_file(selection.source, repo, commit, entry)
                 found.setdefault(file.local, file)
+    listing.published = {path: file.digest for path, file in found.items()}
     wanted, listing.unmatched = choose(selection, found)
     listing.files = sorted((found[path] for path in wanted), key=download_order)
     return listing

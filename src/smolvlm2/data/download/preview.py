@@ -35,7 +35,7 @@ def preview(selections: Sequence[Selection], data: Path) -> str:
             lines.append(f"{stage} stage: {_total(chosen)}")
     if len(selections) > 1:
         lines.append(f"together: {_total(selections)}")
-    lines.append(f"free on the disk of {data}: {show_bytes(free_bytes(data))}")
+    lines.append(f"free on the disk of {data}: {show_bytes(free_bytes(data / 'raw'))}")
     lines += [f"note: {PREPARE_NOTE}", *notes(selections)]
     if len(selections) == 1:
         lines += _details(selections[0].source)

@@ -29,6 +29,19 @@ def show_count(count: int | None) -> str:
     return str(count)
 
 
+def show_duration(seconds: float) -> str:
+    """Seconds as hours and minutes, or as what is left of them.
+
+    >>> show_duration(11_000), show_duration(90), show_duration(5.2)
+    ('3 h 3 min', '1 min 30 s', '5 s')
+    """
+    whole = round(seconds)
+    hours, minutes = whole // 3600, whole // 60 % 60
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {whole % 60} s" if minutes else f"{whole} s"
+
+
 def show_table(header: Sequence[str], rows: Sequence[Sequence[str]], right: set[int]) -> str:
     """Columns as wide as their longest cell; those in ``right`` are aligned to the right."""
     lines = [header, *rows]

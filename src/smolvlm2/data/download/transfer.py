@@ -10,7 +10,7 @@ import os
 import queue
 import shutil
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -65,7 +65,7 @@ def transfer(
     settings: TransferSettings,
     moved: Callable[[int], None],
     stop: threading.Event,
-) -> Iterator[Arrival]:
+) -> Generator[Arrival, None, None]:
     """Fetch files; they are handed out as they arrive, in any order.
 
     A gate or a refused token ends its source, a full disk ends everything; the files that were not
