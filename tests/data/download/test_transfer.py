@@ -127,14 +127,15 @@ def small_disk(tmp_path):
 
 
 def fill(path: Path) -> None:
-    """Take every byte that is left on a disk."""
+    """Take what is left on a disk, but for room for a small file."""
     with path.open("wb", buffering=0) as file:
         while True:
             try:
                 file.write(bytes(4096))
             except OSError as error:
                 assert error.errno == errno.ENOSPC  # noqa: PT017 - the loop ends here
-                return
+                break
+    os.truncate(path, path.stat().st_size - 500_000)
 
 
 def test_a_disk_that_fills_up_is_reported_and_a_rerun_completes(
@@ -149,11 +150,23 @@ def test_a_disk_that_fills_up_is_reported_and_a_rerun_completes(
     (lines,) = run_plan(make_plan(CHOICE, small_disk, one), one, threading.Event()).values()
     assert "the disk is full" in lines[0]
     assert "run the same command again" in lines[0]
+    assert not hub.count("HEAD", "long_video_caption_2.tar")  # it would fit, and is not tried
     vista.assert_nothing_half()
     assert f"long_video_caption/{TAR}" not in vista.on_disk()
     (small_disk / "filler").unlink()
     assert run_plan(make_plan(CHOICE, small_disk, one), one, threading.Event()) == {}
     assert vista.on_disk() == vista.wanted
+
+
+def test_a_stop_reaches_a_file_on_its_way(hub, fetch, vista, settings, tmp_path):
+    vista.files = {f"long_video_caption/{TAR}": noise(7, 22_000_000)}
+    vista.publish()
+    stop = threading.Event()
+    hub.fault(TAR, "", action=stop.set)
+    (lines,) = run_plan(make_plan(CHOICE, tmp_path, settings), settings, stop).values()
+    assert lines == [f"long_video_caption/{TAR}: stopped"]
+    assert vista.on_disk() == {}
+    assert fetch() == {}
 
 
 def test_ctrl_c_ends_at_once_and_a_rerun_completes(hub, tmp_path, vista, fetch):
