@@ -51,12 +51,24 @@ def test_one_source_is_shown_with_its_traps_and_doubts(tmp_path):
         ("vript:*_untrimmed", "676 GB"),
         ("the_cauldron:vqav2", "part of ~175 GB"),
         ("vista_400k:*", "part of >892 GB"),
-        ("moviechat:descriptions", "part of ?"),
+        ("moviechat:breakpoints", "part of ?"),
+        ("moviechat:descriptions", "?"),
+        ("finevideo:qa", "~600 GB"),
         ("llava_video_178k:2_3_m_*", "part of ~1.28 TB"),
     ],
 )
 def test_a_part_has_a_size_where_all_its_parts_have_one(subset, size):
     assert show_size(select(subsets=[subset])[0]) == size
+
+
+def test_totals_tell_the_known_from_the_parts_and_the_unknown(tmp_path):
+    chosen = select(sources=["m4_instruct", "vript"], subsets=["llava_video_178k:2_3_m_*"])
+    text = preview(chosen, tmp_path)
+    assert (
+        "together: ~834 GB and part of 1.28 TB in 3 sources, without what nobody knows of "
+        "m4_instruct\n"
+    ) in text
+    assert "video stage: ? in 1 source" in preview(select(sources=["m4_instruct"]), tmp_path)
 
 
 def test_numbers_are_short():

@@ -75,7 +75,7 @@ def _size(selection: Selection) -> tuple[float | None, str]:
     source = selection.source
     mark = ">" if source.size_at_least else _MARK[source.size_is]
     whole = None if source.size_gb is None else source.size_gb * 1e9
-    if selection.subsets is None:
+    if selection.is_whole:
         return whole, mark
     chosen = [s.size_gb for s in source.subsets if s.name in selection.known_subsets]
     sizes = [size for size in chosen if size is not None]
@@ -94,7 +94,7 @@ def _details(source: Source) -> list[str]:
 
 
 def _rows(selection: Selection) -> int | None:
-    if selection.subsets is None:
+    if selection.is_whole:
         return selection.source.rows
     chosen = [s.rows for s in selection.source.subsets if s.name in selection.known_subsets]
     rows = [count for count in chosen if count is not None]
@@ -108,12 +108,15 @@ def _conditions(source: Source) -> list[str]:
 
 def _total(selections: Sequence[Selection]) -> str:
     """Sum of the sizes that are known, and what it leaves out."""
-    sizes = {s.source.name: _size(s) for s in selections}
-    known = sum(size for size, _ in sizes.values() if size is not None)
-    estimate = "~" if any("~" in mark for _, mark in sizes.values()) else ""
-    count = f"{len(selections)} source" + "s" * (len(selections) > 1)
-    text = f"{estimate}{show_bytes(known)} in {count}"
-    unsure = [name for name, (size, mark) in sizes.items() if size is None or mark == ">"]
+    sizes = [(s, *_size(s)) for s in selections]
+    estimate = "~" if any("~" in mark for _, _, mark in sizes) else ""
+    known = [size for _, size, _ in sizes if size is not None]
+    parts = [s.source.size_gb or 0.0 for s, size, _ in sizes if size is None and not s.is_whole]
+    sums = [show_bytes(sum(known))] if known else []
+    sums += [f"part of {show_bytes(sum(parts) * 1e9)}"] if sum(parts) else []
+    text = estimate + (" and ".join(sums) or "?")
+    text += f" in {len(selections)} source" + "s" * (len(selections) > 1)
+    unsure = [s.source for s, size, mark in sizes if mark.endswith("?") or ">" in mark]
     if unsure:
-        text += f", without what nobody knows of {', '.join(unsure)}"
+        text += f", without what nobody knows of {', '.join(source.name for source in unsure)}"
     return text

@@ -24,6 +24,14 @@ class Selection:
     """Globs on names of subsets; None takes those that belong to the source by default."""
 
     @property
+    def is_whole(self) -> bool:
+        """Whether this is all that belongs to the source by default, named or not."""
+        if self.subsets is None:
+            return True
+        default = {subset.name for subset in self.source.subsets if subset.default}
+        return self.source.subset_rule is None and set(self.known_subsets) == default
+
+    @property
     def known_subsets(self) -> list[str]:
         """Names in the catalogue that are selected; where there is a rule, the hub has others."""
         if self.subsets is None:
