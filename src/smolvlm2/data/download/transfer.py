@@ -139,8 +139,8 @@ def staging_folder(raw: Path) -> Iterator[None]:
         try:
             yield
         finally:
+            # The lock's file stays: a process that has it open could otherwise lock what is gone.
             shutil.rmtree(raw / STAGING, ignore_errors=True)
-            lock.unlink(missing_ok=True)
 
 
 class _Crew:
