@@ -15,7 +15,7 @@ from smolvlm2.data.demo.layouts import CAULDRON_SCHEMA
 from smolvlm2.data.demo.pages import Style, draw_page, encode_page
 from smolvlm2.data.demo_digits import write_demo_data
 from smolvlm2.data.prepare import prepare_source
-from smolvlm2.data.sources.catalogue import SOURCES
+from smolvlm2.data.sources.catalogue import DEMO_SOURCES
 from smolvlm2.processing.tokenizer import Tokenizer, extend_for_images
 
 TINY = {
@@ -75,7 +75,7 @@ def demo_root(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def prepared_root(demo_root, tokenizer) -> Path:
     """The same root with all four demo sources prepared."""
-    for name, source in SOURCES.items():
+    for name, source in DEMO_SOURCES.items():
         raw = demo_root / "raw" / source.raw_folder
         prepare_source(source.adapter, raw, demo_root / "prepared" / name, tokenizer)
     return demo_root

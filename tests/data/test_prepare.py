@@ -11,7 +11,7 @@ from smolvlm2.data.manifest import Manifest
 from smolvlm2.data.media import MediaStore
 from smolvlm2.data.parts import part_name
 from smolvlm2.data.prepare import prepare_source
-from smolvlm2.data.sources.catalogue import SOURCES
+from smolvlm2.data.sources.catalogue import DEMO_SOURCES, SOURCES
 from smolvlm2.data.sources.cauldron import ImagesAndTexts
 from smolvlm2.errors import DataError, DataNotFoundError
 from smolvlm2.processing.tokenizer import Tokenizer
@@ -20,7 +20,7 @@ CAULDRON = ImagesAndTexts(source="pages", licence="none")
 
 
 def test_all_demo_rows_are_prepared(prepared_root):
-    for name in SOURCES:
+    for name in DEMO_SOURCES:
         manifest = Manifest.open(prepared_root / "prepared" / name)
         assert len(manifest) > 0
         facts = json.loads((manifest.folder / "source.json").read_text())
@@ -178,7 +178,7 @@ def test_a_source_without_a_usable_row_is_empty_but_whole(raw, prepare, cauldron
     assert len(Manifest.open(folder)) == 0
 
 
-@pytest.mark.parametrize("name", sorted(SOURCES))
+@pytest.mark.parametrize("name", sorted(DEMO_SOURCES))
 def test_held_out_layouts_can_be_prepared_too(demo_root, tokenizer, name):
     adapter = dataclasses.replace(SOURCES[name].adapter, source=f"{name}_held_out")
     raw = demo_root / "held_out" / "raw" / SOURCES[name].raw_folder

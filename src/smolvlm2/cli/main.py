@@ -84,8 +84,16 @@ def prepare(
     prepare_sources(sources, data, tokenizer, workers=workers)
 
 
-# The training commands have the specification's flags and key=value; their module parses both.
+# These commands have the specification's own flags; their modules parse them.
 _OWN_ARGUMENTS = {"allow_extra_args": True, "ignore_unknown_options": True}
+
+
+@app.command(context_settings=_OWN_ARGUMENTS, add_help_option=False)
+def download(context: typer.Context) -> None:
+    """Fetch published data sets; flags: smolvlm2 download --help."""
+    from smolvlm2.data.download_datasets import run
+
+    raise typer.Exit(run(context.args))
 
 
 @app.command("train-vision", context_settings=_OWN_ARGUMENTS, add_help_option=False)
