@@ -78,6 +78,11 @@ def probe(kind: str, data: bytes) -> dict[str, Any]:
     }
 
 
+def sniff_kind(data: bytes) -> str:
+    """``video`` for what begins like a video container, else ``image``."""
+    return "video" if _foreign_content("image", data) == "a video" else "image"
+
+
 def _foreign_content(kind: str, data: bytes) -> str:
     """What a healthy file holds that cannot be used as ``kind``; empty when nothing is known."""
     if kind == "video":

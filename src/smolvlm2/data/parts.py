@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from smolvlm2.data.ledger import LedgerLine, LeftOutError
 from smolvlm2.data.media import MediaLocator
-from smolvlm2.data.media_facts import MediaFacts, media_suffix, probe
+from smolvlm2.data.media_facts import MediaFacts, media_suffix, probe, sniff_kind
 from smolvlm2.data.shards import ShardWriter
 from smolvlm2.data.sources.archives import (
     BadMember,
@@ -28,7 +28,7 @@ from smolvlm2.data.sources.archives import (
     member_keys,
 )
 from smolvlm2.data.sources.conversation import build_messages, to_json
-from smolvlm2.data.sources.record import Adapter, RawMedium, split_of
+from smolvlm2.data.sources.record import Adapter, RawMedium, Record, split_of
 from smolvlm2.data.sources.rows import Row, UnreadableFileError, json_rows, parquet_rows
 
 PART_SCHEMA = pa.schema(
@@ -147,7 +147,7 @@ def map_archive(place: Workplace, file: str) -> None:
 def _member_facts(
     place: Workplace, file: str, number: int, member: Member, shards: ShardWriter
 ) -> MediaFacts:
-    kind = place.adapter.media_kind
+    kind = sniff_kind(member.data)
     facts = probe(kind, member.data)
     if facts.get("reason"):
         return MediaFacts(**facts)
@@ -181,17 +181,21 @@ class MediaIndex:
                 for known, key in zip(self._by_rank, keys, strict=False):
                     known.setdefault(key, facts)
 
-    def find(self, path: str) -> MediaFacts:
+    def find(self, kind: str, path: str) -> MediaFacts:
         """Facts of the medium that a row calls ``path``.
 
         Raises:
-            LeftOutError: It is missing, unsafe or unusable.
+            LeftOutError: It is missing, unsafe, unusable or of another kind.
         """
         for known in self._by_rank:
             if path in known:
-                return _usable(MediaFacts.from_json(known[path]), path)
+                facts = _usable(MediaFacts.from_json(known[path]), path)
+                assert facts.locator is not None
+                if facts.locator.kind != kind:
+                    detail = f"{path}: is of kind {facts.locator.kind}; expected {kind}"
+                    raise LeftOutError("unsupported_media", detail)
+                return facts
         file = loose_file(self._place.raw, path)
-        kind = self._place.adapter.media_kind
         locator = MediaLocator(kind, f"{self._place.raw_prefix}/{path}")
         return _usable(MediaFacts(locator=locator, **probe(kind, file.read_bytes())), path)
 
@@ -237,7 +241,7 @@ def map_rows(place: Workplace, file: str, archives: list[str]) -> None:
 
 
 def _rows(place: Workplace, file: str) -> Iterator[tuple[int, Row]]:
-    if place.adapter.layout == "json":
+    if place.adapter.reader == "json":
         return json_rows(place.raw / file)
     if (split := split_of(file)) != "train":
         return _other_split(place.raw / file, split)
@@ -270,19 +274,19 @@ def _prepare_row(
     try:
         if isinstance(row, LeftOutError):
             raise row
-        record = adapter.record(row, file)
+        (record,) = adapter.records(row, file)
+        assert isinstance(record, Record)
         if record.native_id is not None:
             sample_id = f"{adapter.source}/{_plain(record.native_id)}"
         messages, order, where = build_messages(
             record.turns,
-            media_count=len(record.media),
-            media_kind=adapter.media_kind,
+            media_kinds=[medium.kind for medium in record.media],
             placeholders=adapter.placeholders,
             swap_roles=record.swap_roles,
             repairs=repairs,
         )
         # All media of the row are checked before the first is written to a shard.
-        found = [_find(adapter.media_kind, record.media[k], index) for k in order]
+        found = [_find(record.media[k], index) for k in order]
         media = [
             _stored(place, f"{number:08d}-{k}", record.media[k], facts, shards)
             for k, facts in zip(order, found, strict=True)
@@ -318,11 +322,10 @@ def _plain(native_id: str) -> str:
     return native_id.encode("utf-8", "replace").decode("utf-8")
 
 
-def _find(kind: str, medium: RawMedium, index: MediaIndex) -> MediaFacts:
+def _find(medium: RawMedium, index: MediaIndex) -> MediaFacts:
     if medium.data is None:
-        assert medium.path is not None
-        return index.find(medium.path)
-    return _usable(MediaFacts(**probe(kind, medium.data)), f"embedded {kind}")
+        return index.find(medium.kind, medium.paths[0])
+    return _usable(MediaFacts(**probe(medium.kind, medium.data)), f"embedded {medium.kind}")
 
 
 def _stored(
@@ -332,7 +335,5 @@ def _stored(
     if medium.data is None:
         return facts
     shard, offset = shards.add(f"{name}.{media_suffix(medium.data)}", medium.data)
-    locator = MediaLocator(
-        place.adapter.media_kind, f"{place.shard_prefix}/{shard}", offset, len(medium.data)
-    )
+    locator = MediaLocator(medium.kind, f"{place.shard_prefix}/{shard}", offset, len(medium.data))
     return MediaFacts(**vars(facts) | {"locator": locator})

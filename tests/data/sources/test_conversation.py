@@ -15,8 +15,7 @@ def build(turns, media=0, kind="image", placeholders=("<image>",), swap=False):
     repairs = Counter()
     messages, order, where = build_messages(
         turns,
-        media_count=media,
-        media_kind=kind,
+        media_kinds=[kind] * media,
         placeholders=placeholders,
         swap_roles=swap,
         repairs=repairs,

@@ -219,4 +219,5 @@ def test_answers_are_no_refusals(text):
 
 def test_both_spellings_of_turns_are_read():
     row = {"conversations": [{"role": "user", "content": "q"}, {"from": "gpt", "value": "a"}]}
-    assert M4.record(row, "x.json").turns == [("user", "q"), ("gpt", "a")]
+    (record,) = M4.records(row, "x.json")
+    assert record.turns == [("user", "q"), ("gpt", "a")]

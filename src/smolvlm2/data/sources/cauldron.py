@@ -1,11 +1,12 @@
 """The Cauldron, and sets laid out like it (Docmatix, FineVision): images and question pairs."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from smolvlm2.data.ledger import LeftOutError
-from smolvlm2.data.sources.record import RawMedium, Record
+from smolvlm2.data.sources.record import RawMedium, Reader, Record
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,9 +15,8 @@ class ImagesAndTexts:
 
     source: str
     licence: str
-    layout: ClassVar[Literal["parquet", "json"]] = "parquet"
+    reader: ClassVar[Reader] = "parquet"
     columns: ClassVar[tuple[str, ...]] = ("images", "texts")
-    media_kind: ClassVar[str] = "image"
     placeholders: ClassVar[tuple[str, ...]] = ()
 
     def record_files(self, raw: Path) -> list[Path]:
@@ -27,14 +27,14 @@ class ImagesAndTexts:
         """None: images are in the rows."""
         return []
 
-    def record(self, row: dict[str, Any], file: str) -> Record:
+    def records(self, row: dict[str, Any], file: str) -> Iterator[Record]:
         """Take user and assistant of every text; rows have no id of their own."""
         if any(pair is None for pair in row["texts"] or []):
             raise LeftOutError("unreadable_record", "one of 'texts' is null")
         turns: list[tuple[Any, Any]] = []
         for pair in row["texts"] or []:
             turns += [("user", pair.get("user")), ("assistant", pair.get("assistant"))]
-        return Record(
+        yield Record(
             native_id=None,
             turns=turns,
             media=[embedded_image(image) for image in row["images"] or []],
@@ -51,4 +51,4 @@ def embedded_image(image: dict[str, Any] | None) -> RawMedium:
     if not image or not image.get("bytes"):
         path = image.get("path") if image else None
         raise LeftOutError("missing_media", f"image without bytes (path {path!r})")
-    return RawMedium(data=image["bytes"])
+    return RawMedium(kind="image", data=image["bytes"])

@@ -27,8 +27,7 @@ Part = str | None
 def build_messages(
     turns: Sequence[tuple[Any, Any]],
     *,
-    media_count: int,
-    media_kind: str,
+    media_kinds: Sequence[str],
     placeholders: tuple[str, ...],
     swap_roles: bool,
     repairs: Counter[str],
@@ -37,9 +36,9 @@ def build_messages(
 
     Args:
         turns: Role and text as published.
-        media_count: How many media the row has.
-        media_kind: ``image`` or ``video``.
-        placeholders: What marks a medium's place in a user's text; empty: text is only text.
+        media_kinds: ``image`` or ``video`` for each medium of the row.
+        placeholders: What marks a medium's place in a user's text, whatever its kind; empty: text
+            is only text.
         swap_roles: Exchange user and assistant when the assistant begins.
         repairs: Counts every change by kind.
 
@@ -59,15 +58,20 @@ def build_messages(
         repairs["swapped_roles"] += 1
     system, pairs = _pair(cleaned, repairs)
     questions = [_split(question, placeholders) for question, _ in pairs]
-    _place_media(questions, media_count, media_kind, placeholders)
+    _place_media(questions, media_kinds, placeholders)
     kept, order = _drop_empty(pairs, questions, repairs)
     messages: list[dict[str, Any]] = []
     if system:
         messages.append({"role": "system", "content": [_text(system)]})
-    where = []
+    where: list[int] = []
     for parts, answer in kept:
-        where += [len(messages)] * parts.count(None)
-        content = [{"type": media_kind} if part is None else _text(part) for part in parts]
+        content = []
+        for part in parts:
+            if part is None:
+                content.append({"type": media_kinds[order[len(where)]]})
+                where.append(len(messages))
+            else:
+                content.append(_text(part))
         messages.append({"role": "user", "content": content})
         messages.append({"role": "assistant", "content": [_text(answer)]})
     return messages, order, where
@@ -163,7 +167,7 @@ def _split(text: str, placeholders: tuple[str, ...]) -> list[Part]:
 
 
 def _place_media(
-    questions: list[list[Part]], media_count: int, kind: str, placeholders: tuple[str, ...]
+    questions: list[list[Part]], media_kinds: Sequence[str], placeholders: tuple[str, ...]
 ) -> None:
     """Give every medium a place, or refuse the row.
 
@@ -172,12 +176,12 @@ def _place_media(
     """
     marked = sum(parts.count(None) for parts in questions)
     if marked == 0:
-        questions[0][:0] = [None] * media_count
-    elif marked != media_count:
+        questions[0][:0] = [None] * len(media_kinds)
+    elif marked != len(media_kinds):
         raise LeftOutError(
             "placeholder_mismatch",
-            f"{media_count} {kind}s but {marked} placeholders ({' or '.join(placeholders)}) in the "
-            "user's text; expected equal numbers, or no placeholder",
+            f"{len(media_kinds)} media but {marked} placeholders ({' or '.join(placeholders)}) in "
+            "the user's text; expected equal numbers, or no placeholder",
         )
 
 

@@ -1,6 +1,7 @@
 """LLaVA's data sets: OneVision (parquet), M4-Instruct and LLaVA-Video-178K (JSON and archives)."""
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -9,7 +10,7 @@ from smolvlm2.data.geometry import FLAGS
 from smolvlm2.data.ledger import LeftOutError
 from smolvlm2.data.sources.archives import is_archive
 from smolvlm2.data.sources.cauldron import embedded_image
-from smolvlm2.data.sources.record import RawMedium, Record
+from smolvlm2.data.sources.record import RawMedium, Reader, Record
 
 REFUSAL = re.compile(
     r"^\W*(i\W?m|i am) (very |so |really )?(sorry|unable)"
@@ -27,9 +28,8 @@ class LlavaOneVision:
 
     source: str
     licence: str
-    layout: ClassVar[Literal["parquet", "json"]] = "parquet"
+    reader: ClassVar[Reader] = "parquet"
     columns: ClassVar[tuple[str, ...]] = ("id", "image", "conversations", "data_source")
-    media_kind: ClassVar[str] = "image"
     placeholders: ClassVar[tuple[str, ...]] = ("<image>",)
 
     def record_files(self, raw: Path) -> list[Path]:
@@ -40,11 +40,11 @@ class LlavaOneVision:
         """None: images are in the rows."""
         return []
 
-    def record(self, row: dict[str, Any], file: str) -> Record:
+    def records(self, row: dict[str, Any], file: str) -> Iterator[Record]:
         """Take the conversation and the image, if there is one."""
         subset = file.rpartition("/")[0]
         image = row["image"]
-        return Record(
+        yield Record(
             native_id=_native_id(subset, row["id"]),
             turns=_turns(row["conversations"]),
             media=[] if image is None else [embedded_image(image)],
@@ -58,9 +58,8 @@ class M4Instruct:
 
     source: str
     licence: str
-    layout: ClassVar[Literal["parquet", "json"]] = "json"
+    reader: ClassVar[Reader] = "json"
     columns: ClassVar[tuple[str, ...]] = ()
-    media_kind: ClassVar[str] = "image"
     placeholders: ClassVar[tuple[str, ...]] = ("<image>",)
 
     def record_files(self, raw: Path) -> list[Path]:
@@ -71,7 +70,7 @@ class M4Instruct:
         """Zips and tars at the top."""
         return sorted(path for path in raw.iterdir() if is_archive(path))
 
-    def record(self, row: dict[str, Any], file: str) -> Record:
+    def records(self, row: dict[str, Any], file: str) -> Iterator[Record]:
         """Take the conversation with its inline images; other splits are refused."""
         metadata = row.get("metadata")
         metadata = metadata if isinstance(metadata, dict) else {}
@@ -84,10 +83,10 @@ class M4Instruct:
             role in ("gpt", "assistant") and isinstance(text, str) and REFUSAL.search(text)
             for role, text in turns
         )
-        return Record(
+        yield Record(
             native_id=_native_id(subset, row.get("sample_id")),
             turns=turns,
-            media=_paths(row.get("image"), prefix=""),
+            media=_paths("image", row.get("image"), prefix=""),
             subset=subset,
             flags=FLAGS["refusal"] if refuses else 0,
             swap_roles=subset == "twitter_post",
@@ -100,9 +99,8 @@ class LlavaVideo:
 
     source: str
     licence: str
-    layout: ClassVar[Literal["parquet", "json"]] = "json"
+    reader: ClassVar[Reader] = "json"
     columns: ClassVar[tuple[str, ...]] = ()
-    media_kind: ClassVar[str] = "video"
     placeholders: ClassVar[tuple[str, ...]] = ("<image>", "<video>")
 
     def record_files(self, raw: Path) -> list[Path]:
@@ -113,14 +111,14 @@ class LlavaVideo:
         """Every archive, by name; members unpack beside it."""
         return sorted(path for path in raw.rglob("*") if is_archive(path))
 
-    def record(self, row: dict[str, Any], file: str) -> Record:
+    def records(self, row: dict[str, Any], file: str) -> Iterator[Record]:
         """Take the conversation; the clip lies at ``<data_source>/<video>``."""
         subset = file.rpartition("/")[2].removesuffix(".json").removesuffix("_processed")
         data_source = row.get("data_source") or file.rpartition("/")[0]
-        return Record(
+        yield Record(
             native_id=_native_id(subset, row.get("id")),
             turns=_turns(row.get("conversations")),
-            media=_paths(row.get("video"), prefix=f"{data_source}/"),
+            media=_paths("video", row.get("video"), prefix=f"{data_source}/"),
             subset=subset,
         )
 
@@ -139,12 +137,13 @@ def _turns(conversation: Any) -> list[tuple[Any, Any]]:
     ]
 
 
-def _paths(value: Any, *, prefix: str) -> list[RawMedium]:
+def _paths(kind: Literal["image", "video"], value: Any, *, prefix: str) -> list[RawMedium]:
     paths = [value] if isinstance(value, str) else value or []
     if not isinstance(paths, list) or not all(isinstance(path, str) for path in paths):
         raise LeftOutError("unreadable_record", f"media are {value!r}; expected paths")
     # An absolute path stays absolute, so that it is seen to be unsafe.
-    return [RawMedium(path=path if path.startswith("/") else prefix + path) for path in paths]
+    full = [path if path.startswith("/") else prefix + path for path in paths]
+    return [RawMedium(kind=kind, paths=(path,)) for path in full]
 
 
 def _native_id(subset: str, value: Any) -> str | None:
