@@ -74,6 +74,8 @@ def _origin_of(row: dict[str, Any]) -> str:
 
 def _places(subset: str, origin: str, path: str, inside: str) -> tuple[str, ...]:
     """As unpacked in the folder of its zip, with or without the set's name, or without folders."""
+    if path.startswith("/"):
+        return (path,)
     folder = f"zip_folder/{subset}"
     places = (*below((folder,), inside), *below((folder, "zip_folder", ""), path))
     return tuple(dict.fromkeys(places))
