@@ -104,6 +104,7 @@ def index_video(source: VideoFile) -> VideoIndex:
             packets = [packet for packet in container.demux(stream) if packet.size]
             shown = [packet for packet in packets if not packet.is_discard]
             promised, time_base = stream.frames, stream.time_base
+            is_avi = container.format.name == "avi"
             reordered = bool(stream.codec_context.has_b_frames)
             rate = float(stream.average_rate or 0)
             if not shown:
@@ -123,7 +124,9 @@ def index_video(source: VideoFile) -> VideoIndex:
     base = float(time_base) if time_base else 0.0
     known = base > 0 and None not in times and len(set(times)) == len(times)
     if known and reordered and len(times) > 2 and times == sorted(times):
-        known = False  # AVI numbers packets as they lie in the file, not as they are shown
+        # AVI numbers packets as they lie in the file, not as they are shown, and so do files made
+        # from it; uneven steps elsewhere are true times of a clip that did without reordering.
+        known = not is_avi and int(np.ptp(np.diff(times))) > 2
     pts = np.sort(np.array(times, dtype=np.int64)) if known else None
     if pts is not None:
         tail = shown[int(np.argmax(times))].duration or 0

@@ -126,9 +126,10 @@ def clip(
             pixels = np.full((HEIGHT, WIDTH, 3), 100 + number + index, dtype=np.uint8)
             pixels[: HEIGHT // 2, : WIDTH // 2] = RED
             frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
-            frame.pts = index if times_ms is None else times_ms[index]
-            if times_ms is not None:
-                frame.time_base = Fraction(1, 1000)
+            if times_ms is None:
+                frame.pts = index
+            else:
+                frame.time_base, frame.pts = Fraction(1, 1000), times_ms[index]
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
     return buffer.getvalue()
