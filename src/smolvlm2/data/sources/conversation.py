@@ -1,5 +1,6 @@
 """Published turns -> messages: roles, empty answers, control characters, places of the media."""
 
+import functools
 import json
 import re
 from collections import Counter
@@ -17,8 +18,11 @@ ROLE_NAMES = {
     "system": "system",
 }
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_MAY_BE_CONTROL = bytes([*range(0x09), *range(0x0B, 0x20), 0x7F, 0xC2])
+"""Bytes of UTF-8 without which a text has no control characters: those from U+0080 on begin with
+0xC2."""
 _BREAK_BEFORE = re.compile(r"[ \t]*\n\s*$")
-_BREAK_AFTER = re.compile(r"^[ \t]*\n\s*")
+_BREAK_AFTER = re.compile(r"[ \t]*\n\s*")
 
 Part = str | None
 """Text, or None where a medium stands."""
@@ -104,9 +108,12 @@ def _clean(text: Any, repairs: Counter[str]) -> str:
             "unreadable_record", f"a turn's text is of type {type(text).__name__}; expected text"
         )
     try:
-        text.encode("utf-8")
+        encoded = text.encode("utf-8")
     except UnicodeEncodeError as error:
         raise LeftOutError("bad_text", f"half a surrogate pair in the text ({error})") from error
+    # Twenty times as fast as the pattern, which nearly no text needs.
+    if len(encoded.translate(None, _MAY_BE_CONTROL)) == len(encoded):
+        return text.strip()
     text = text.replace("\r\n", "\n")
     clean = _CONTROL.sub("", text)
     if clean != text:
@@ -151,12 +158,13 @@ def _split(text: str, placeholders: tuple[str, ...]) -> list[Part]:
     """
     if not placeholders:
         return [text] if text else []
-    pieces = re.split("|".join(map(re.escape, placeholders)), text)
+    pieces = _marker(placeholders).split(text)
     parts: list[Part] = []
     for number, piece in enumerate(pieces):
         if number:
             parts.append(None)
-            piece = _BREAK_AFTER.sub("", piece)
+            if found := _BREAK_AFTER.match(piece):
+                piece = piece[found.end() :]
         if number < len(pieces) - 1:
             piece = _BREAK_BEFORE.sub("", piece)
         if not any(part is not None for part in parts):
@@ -164,6 +172,11 @@ def _split(text: str, placeholders: tuple[str, ...]) -> list[Part]:
         if piece:
             parts.append(piece)
     return parts
+
+
+@functools.cache
+def _marker(placeholders: tuple[str, ...]) -> re.Pattern[str]:
+    return re.compile("|".join(map(re.escape, placeholders)))
 
 
 def _place_media(

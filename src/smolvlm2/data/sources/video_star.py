@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, ClassVar
 
 from smolvlm2.data.sources.fields import (
@@ -68,7 +68,7 @@ class VideoStar:
 
 def _places(folder: str, path: str) -> tuple[str, ...]:
     """Below the subset's folder, as written, or by the clip's bare name."""
-    if not PurePosixPath(path).suffix:
+    if "." not in path.rpartition("/")[2]:
         path = f"{path}.mp4"
     if path.startswith("/") or ".." in path.split("/"):
         return (path,)
