@@ -245,7 +245,7 @@ def _rows(place: Workplace, file: str) -> Iterator[tuple[int, Row]]:
         return json_rows(place.raw / file)
     if (split := split_of(file)) != "train":
         return _other_split(place.raw / file, split)
-    return parquet_rows(place.raw / file, place.adapter.columns)
+    return parquet_rows(place.raw / file, place.adapter.columns, place.adapter.optional_columns)
 
 
 def _other_split(path: Path, split: str) -> Iterator[tuple[int, Row]]:

@@ -17,6 +17,7 @@ class ImagesAndTexts:
     licence: str
     reader: ClassVar[Reader] = "parquet"
     columns: ClassVar[tuple[str, ...]] = ("images", "texts")
+    optional_columns: ClassVar[tuple[str, ...]] = ()
     placeholders: ClassVar[tuple[str, ...]] = ()
 
     def record_files(self, raw: Path) -> list[Path]:

@@ -29,7 +29,8 @@ class LlavaOneVision:
     source: str
     licence: str
     reader: ClassVar[Reader] = "parquet"
-    columns: ClassVar[tuple[str, ...]] = ("id", "image", "conversations", "data_source")
+    columns: ClassVar[tuple[str, ...]] = ("conversations",)
+    optional_columns: ClassVar[tuple[str, ...]] = ("id", "image")
     placeholders: ClassVar[tuple[str, ...]] = ("<image>",)
 
     def record_files(self, raw: Path) -> list[Path]:
@@ -43,9 +44,9 @@ class LlavaOneVision:
     def records(self, row: dict[str, Any], file: str) -> Iterator[Record]:
         """Take the conversation and the image, if there is one."""
         subset = file.rpartition("/")[0]
-        image = row["image"]
+        image = row.get("image")
         yield Record(
-            native_id=_native_id(subset, row["id"]),
+            native_id=_native_id(subset, row.get("id")),
             turns=_turns(row["conversations"]),
             media=[] if image is None else [embedded_image(image)],
             subset=subset,
@@ -60,6 +61,7 @@ class M4Instruct:
     licence: str
     reader: ClassVar[Reader] = "json"
     columns: ClassVar[tuple[str, ...]] = ()
+    optional_columns: ClassVar[tuple[str, ...]] = ()
     placeholders: ClassVar[tuple[str, ...]] = ("<image>",)
 
     def record_files(self, raw: Path) -> list[Path]:
@@ -101,6 +103,7 @@ class LlavaVideo:
     licence: str
     reader: ClassVar[Reader] = "json"
     columns: ClassVar[tuple[str, ...]] = ()
+    optional_columns: ClassVar[tuple[str, ...]] = ()
     placeholders: ClassVar[tuple[str, ...]] = ("<image>", "<video>")
 
     def record_files(self, raw: Path) -> list[Path]:

@@ -19,12 +19,16 @@ class RawMedium:
     kind: Literal["image", "video"]
     """What the row says that it is; the bytes must agree."""
     data: bytes | None = None
-    """The file, where the row holds it."""
+    """The file, where the row holds it. Records of one row that show the same file share the
+    object, which is then stored once."""
     paths: tuple[str, ...] = ()
     """Candidates below the raw folder, as it lies there when archives are unpacked beside
     themselves; the likeliest first."""
     frame_rate: float | None = None
     """For a clip whose path is a folder of images: images a second."""
+    min_duration: float = 0.0
+    """Last second that the row speaks of; a clip that ends before is an ``incomplete_record``. The
+    adapter knows what is said, only who has probed the clip knows how long it lasts."""
 
 
 @dataclass(kw_only=True)
@@ -51,7 +55,11 @@ class Adapter(Protocol):
     reader: ClassVar[Reader]
     """Which reader opens the record files."""
     columns: ClassVar[tuple[str, ...]]
-    """Parquet columns that the adapter wants; empty for JSON."""
+    """Parquet columns without which a file cannot be read; empty for JSON. Every row of a file
+    that lacks one is an ``unreadable_record``: one broken config does not take the source down. A
+    source in which every file lacks one is another data set: ``DataError``."""
+    optional_columns: ClassVar[tuple[str, ...]]
+    """Parquet columns that are read where a file has them; elsewhere the row has no such key."""
     placeholders: ClassVar[tuple[str, ...]]
     """Strings in a user's text that mark a medium's place; empty when text never holds any."""
 

@@ -26,12 +26,15 @@ class UnreadableFileError(Exception):
     """A whole record file cannot be opened; prepare turns it into a ledger line."""
 
 
-def parquet_rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, Row]]:
+def parquet_rows(
+    path: Path, columns: tuple[str, ...], optional: tuple[str, ...] = ()
+) -> Iterator[tuple[int, Row]]:
     """Yield number and row of a parquet file.
 
     Args:
         path: The file.
         columns: Columns to read; others are ignored.
+        optional: Columns to read where the file has them.
 
     Raises:
         UnreadableFileError: It is no parquet file.
@@ -48,6 +51,7 @@ def parquet_rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, Ro
                 f"{path}: column {missing[0]!r} is missing, found {file.schema_arrow.names}; "
                 "expected the layout of this data set, check that the folder holds the right one"
             )
+        columns += tuple(name for name in optional if name in file.schema_arrow.names)
         start = 0
         for group in range(file.metadata.num_row_groups):
             count = file.metadata.row_group(group).num_rows
