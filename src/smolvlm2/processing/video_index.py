@@ -9,6 +9,7 @@ import av
 import numpy as np
 
 from smolvlm2.errors import MediaError, MediaNotFoundError
+from smolvlm2.processing.range_file import RangeFile
 
 VideoFile = bytes | str | Path
 MISSING_SHARE = 0.9
@@ -55,7 +56,7 @@ class VideoIndex:
 
 def name_of(source: Any) -> str:
     """How messages call a video."""
-    if isinstance(source, str | Path):
+    if isinstance(source, str | Path | RangeFile):
         return str(source)
     if isinstance(source, bytes | bytearray | memoryview):
         return f"video of {len(source)} bytes"
@@ -76,6 +77,9 @@ def open_video(source: VideoFile) -> Any:
         target: Any = str(source)
     elif isinstance(source, bytes | bytearray | memoryview):
         target = io.BytesIO(source)
+    elif isinstance(source, RangeFile):
+        source.seek(0)
+        target = source
     else:
         raise MediaError(
             f"{name}; expected bytes, a path or a FrameSequence", reason="unsupported_media"
