@@ -76,7 +76,9 @@ class Account:
     def save(self, path: Path) -> None:
         """Write as JSON, whole or not at all."""
         unfinished = path.with_name(unfinished_name(path.name))
-        unfinished.write_text(json.dumps(asdict(self)), encoding="utf-8")
+        # asdict would make a Counter of pairs out of a Counter.
+        value = asdict(self) | {"repairs": dict(self.repairs)}
+        unfinished.write_text(json.dumps(value), encoding="utf-8")
         unfinished.replace(path)
 
     @classmethod

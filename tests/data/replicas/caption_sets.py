@@ -72,8 +72,6 @@ VRIPT_REPLICA = Replica(
         ],
         f"{_CAPTIONS.format('short')}.zip": [(0, "missing_media")],
     },
-    others=[("vript_long_videos_clips/clips_2_of_1095.zip", "def/def-Scene-006.mp4",
-             "corrupt_media")],
 )  # fmt: skip
 
 
@@ -137,7 +135,6 @@ MOVIECHAT_REPLICA = Replica(
             (5, "corrupt_media"), (6, "unreadable_record"),
         ]
     },
-    others=[("raw_videos/4.mp4", None, "corrupt_media")],
 )  # fmt: skip
 
 
@@ -196,5 +193,4 @@ SHAREGPT4VIDEO_REPLICA = Replica(
             (11, "unsafe_path"),
         ]
     },
-    others=[("zip_folder/panda/panda_videos_1.zip", "p6.mp4", "corrupt_media")],
 )  # fmt: skip

@@ -70,7 +70,6 @@ MAMMOTH_REPLICA = Replica(
             (8, "duplicate"),
         ],
     },
-    others=[("video_data/shard_0.tar.gz", "v/broken.mp4", "corrupt_media")],
 )  # fmt: skip
 
 
@@ -189,7 +188,6 @@ def _write_llava_video(raw: Path) -> None:
 
 
 _CONFIG = "0_30_s_academic_v0_1"
-_TAR = f"{_CONFIG}/{_CONFIG}_videos_2.tar.gz"
 LLAVA_VIDEO_REPLICA = Replica(
     adapter=LlavaVideo(source="llava_video_178k", licence="Apache-2.0"),
     folder="lmms-lab__LLaVA-Video-178K",
@@ -210,10 +208,6 @@ LLAVA_VIDEO_REPLICA = Replica(
         ],
         "llava_hound/sharegptvideo_qa_255k_processed.json": [(1, "missing_media")],
     },
-    others=[
-        (_TAR, "academic_source/demo/cut.mp4", "corrupt_media"),
-        (_TAR, "academic_source/demo/sound.mp4", "corrupt_media"),
-    ],
 )  # fmt: skip
 
 
@@ -259,7 +253,6 @@ VIDEO_STAR_REPLICA = Replica(
         ],
         "ft_json/starb_tune_.json": [(0, "missing_media"), (1, "missing_media")],
     },
-    others=[("Kinetics700/broken_000001_000011.mp4", None, "corrupt_media")],
 )  # fmt: skip
 
 
