@@ -15,6 +15,9 @@ VideoFile = bytes | str | Path
 MISSING_SHARE = 0.9
 """A file with fewer frames than this share of what its header promises was cut off."""
 
+SURE_TIMES = frozenset({"mov,mp4,m4a,3gp,3g2,mj2", "mpegts"})
+"""Containers that always say when a frame is shown, also where no frame is out of order."""
+
 
 @dataclass(frozen=True)
 class VideoInfo:
@@ -108,9 +111,9 @@ def index_video(source: VideoFile) -> VideoIndex:
             packets = [packet for packet in container.demux(stream) if packet.size]
             shown = [packet for packet in packets if not packet.is_discard]
             promised, time_base = stream.frames, stream.time_base
-            is_avi = container.format.name == "avi"
             reordered = bool(stream.codec_context.has_b_frames)
             rate = float(stream.average_rate or 0)
+            timed = container.format.name in SURE_TIMES
             if not shown:
                 raise MediaError(f"{name}: video of zero length; replace or skip it")
             if packets[-1].is_corrupt or len(packets) < MISSING_SHARE * promised:
@@ -127,10 +130,8 @@ def index_video(source: VideoFile) -> VideoIndex:
     times = [packet.pts for packet in shown]
     base = float(time_base) if time_base else 0.0
     known = base > 0 and None not in times and len(set(times)) == len(times)
-    if known and reordered and len(times) > 2 and times == sorted(times):
-        # AVI numbers packets as they lie in the file, not as they are shown, and so do files made
-        # from it; uneven steps elsewhere are true times of a clip that did without reordering.
-        known = not is_avi and int(np.ptp(np.diff(times))) > 2
+    if known and reordered and not timed and len(times) > 2 and times == sorted(times):
+        known = False  # AVI numbers packets as they lie in the file, not as they are shown
     pts = np.sort(np.array(times, dtype=np.int64)) if known else None
     if pts is not None:
         tail = shown[int(np.argmax(times))].duration or 0
