@@ -169,6 +169,8 @@ def test_both_samples_of_a_fine_video_show_one_stored_clip(prepared):
     manifest, rows = Manifest.open(folder), rows_of(folder)
     seen, heard = (rows[f"data/train-00000-of-01357:1{tail}"] for tail in ("", "~2"))
     assert manifest.row(seen).media == manifest.row(heard).media
+    assert "say" not in manifest.row(seen).messages[0]["content"][1]["text"]
+    assert "say" in manifest.row(heard).messages[0]["content"][1]["text"]
     assert manifest.geometry.row_flags[[seen, heard]].tolist() == [0, FLAGS["speech_dependent"]]
 
 
