@@ -1,5 +1,6 @@
 """All media of a source by the paths that rows may use: an SQLite file, so ten million fit."""
 
+import functools
 import json
 import re
 import sqlite3
@@ -72,7 +73,10 @@ class MediaIndex:
         Args:
             path: The file.
         """
-        self._connection = sqlite3.connect(f"file:{path}?mode=ro&immutable=1", uri=True)
+        uri = f"{path.absolute().as_uri()}?mode=ro&immutable=1"
+        self._connection = sqlite3.connect(uri, uri=True)
+        # Rows that ask about one clip stand together.
+        self._file = functools.lru_cache(1024)(self._read_file)
 
     def find(self, wanted: dict[str, Any]) -> MediaFacts:
         """Facts of a medium.
@@ -85,7 +89,7 @@ class MediaIndex:
         """
         kind, paths = wanted["kind"], wanted["paths"]
         rate = wanted.get("frame_rate")
-        for path in (PurePosixPath(path).as_posix() for path in paths):
+        for path in map(_normal, paths):
             facts = self._folder(path, rate) if rate else self._file(path)
             if facts is None:
                 continue
@@ -100,7 +104,7 @@ class MediaIndex:
         shown = " or ".join(repr(path) for path in paths)
         raise LeftOutError("missing_media", f"{shown} is in no archive and no file")
 
-    def _file(self, path: str) -> MediaFacts | None:
+    def _read_file(self, path: str) -> MediaFacts | None:
         found = self._connection.execute(
             "SELECT facts FROM paths JOIN media USING (number) WHERE path = ?"
             " ORDER BY likelihood, number LIMIT 1",
@@ -164,6 +168,11 @@ def _as_clip(images: list[MediaFacts], path: str, rate: float) -> MediaFacts:
         fps=rate,
         frames=len(frames),
     )
+
+
+def _normal(path: str) -> str:
+    """A path without ``./`` and ``//``; most are without."""
+    return PurePosixPath(path).as_posix() if "./" in path or "//" in path else path
 
 
 def _natural(name: str) -> list[tuple[int, int | str]]:

@@ -1,6 +1,5 @@
 """The map of archives and loose files: every medium is probed, packed ones are repacked."""
 
-import hashlib
 import itertools
 import json
 from collections.abc import Generator
@@ -13,10 +12,12 @@ from smolvlm2.data.media_facts import (
     HOLDS_TEXT,
     MediaFacts,
     digest_of,
+    finish_digest,
     is_text,
     measure,
     media_suffix,
     sniff,
+    start_digest,
     unusable,
 )
 from smolvlm2.data.part_files import MEDIA_SCHEMA, Account, PartWriter
@@ -68,7 +69,7 @@ def map_media(place: Workplace, item: Input, account: Account) -> None:
                 name = member.name.encode("utf-8", "backslashreplace").decode("utf-8")
                 text = json.dumps(facts.to_json(), separators=(",", ":"))
                 out.add((name, text), len(name) + len(text))
-    account.shards = shards.digests
+    account.shards = shards.checksums
 
 
 def _members(
@@ -118,16 +119,16 @@ class _MediaMapper:
     def _in_place(
         self, number: int, kind: str, file: str, member: Member, head: bytes
     ) -> MediaFacts:
-        digest = hashlib.blake2b(head, digest_size=16)
+        digest = start_digest(head)
         size = len(head)
         for piece in member.pieces:
             digest.update(piece)
             size += len(piece)
         if size == len(head) and kind == "image":
-            facts = measure(kind, head, digest.hexdigest())
+            facts = measure(kind, head, finish_digest(digest))
         else:
             with RangeFile(self._place.raw / file, member.offset or 0, size) as source:
-                facts = measure(kind, source, digest.hexdigest())
+                facts = measure(kind, source, finish_digest(digest))
         return self._placed(number, kind, facts, file, member.offset or 0, size)
 
     def _placed(
@@ -149,19 +150,19 @@ class _MediaMapper:
 
     def _packed(self, number: int, kind: str, member: Member, head: bytes) -> MediaFacts:
         """Stream a packed member into a shard, look at it there, cut it off if it is no good."""
-        digest = hashlib.blake2b(digest_size=16)
+        digest = start_digest()
         name = f"{number:08d}"
         with self._shards.begin(f"{name}.{media_suffix(head)}", member.size) as slot:
             for piece in itertools.chain([head], member.pieces):
                 digest.update(piece)
                 slot.write(piece)
             if len(head) == member.size and kind == "image":
-                facts = measure(kind, head, digest.hexdigest())
+                facts = measure(kind, head, finish_digest(digest))
                 clip = None
             else:
                 slot.flush()
                 with RangeFile(slot.path, slot.offset, member.size) as source:
-                    facts = measure(kind, source, digest.hexdigest())
+                    facts = measure(kind, source, finish_digest(digest))
                     clip = None
                     if kind == "video" and self._place.frames and facts.reason is None:
                         facts, clip = keep_frames(source, facts, self._place.frames)

@@ -22,30 +22,35 @@ from smolvlm2.data.media_facts import MediaFacts
 from smolvlm2.data.shards import unfinished_name
 from smolvlm2.data.uniqueness import id_hash
 
+_MEDIA_FIELDS = (
+    ("media", pa.large_string()),
+    ("media_kind", pa.list_(pa.uint8())),
+    ("media_width", pa.list_(pa.int32())),
+    ("media_height", pa.list_(pa.int32())),
+    ("media_duration", pa.list_(pa.float64())),
+    ("media_fps", pa.list_(pa.float64())),
+    ("media_frames", pa.list_(pa.int32())),
+)
+MEDIA_FIELDS = tuple(name for name, _ in _MEDIA_FIELDS)
+"""Columns of a part that ``media_columns`` gives, in order."""
 ROW_SCHEMA = pa.schema(
     [
         ("sample_id", pa.string()),
         ("messages", pa.large_string()),
-        ("media", pa.large_string()),
         ("flags", pa.uint8()),
         ("subset", pa.string()),
         ("roles", pa.list_(pa.uint8())),
         ("media_message", pa.list_(pa.int32())),
-        ("media_kind", pa.list_(pa.uint8())),
-        ("media_width", pa.list_(pa.int32())),
-        ("media_height", pa.list_(pa.int32())),
-        ("media_duration", pa.list_(pa.float64())),
-        ("media_fps", pa.list_(pa.float64())),
-        ("media_frames", pa.list_(pa.int32())),
         ("row", pa.int64()),
+        *_MEDIA_FIELDS,
         ("wanted", pa.large_string()),
     ]
 )
-"""A sample; ``wanted`` is set while its media are only named, and then the others on media are
-empty."""
+"""A sample; ``wanted`` is set while its media are only named, and then their columns are empty."""
 MEDIA_SCHEMA = pa.schema([("name", pa.string()), ("facts", pa.large_string())])
 KEY_TYPE = np.dtype([("content", "<u8", 2), ("id", "<u8", 2), ("row", "<i8")])
 """What the reduce compares of a sample: hashes of content and id, and the row's number."""
+_NO_MEDIA: tuple[Any, ...] = ("[]", *([[]] * (len(MEDIA_FIELDS) - 1)))
 ROLE_NUMBERS = {"system": 0, "user": 1, "assistant": 2}
 _Writer = TypeVar("_Writer", bound="PartWriter")
 _FLUSH_ROWS = 4096
@@ -70,8 +75,8 @@ class Account:
     """Set where a parquet file belongs to another data set."""
     read_in_place: bool = False
     """Whether the manifest will need the raw file."""
-    shards: dict[str, str] = field(default_factory=dict)
-    """Names and digests of the shards that go with the part."""
+    shards: dict[str, int] = field(default_factory=dict)
+    """Names and checksums of the shards that go with the part."""
 
     def save(self, path: Path) -> None:
         """Write as JSON, whole or not at all."""
@@ -173,52 +178,38 @@ class RowPartWriter(PartWriter):
 
     def add_sample(self, row: "SampleRow", facts: list[MediaFacts]) -> None:
         """Append a sample whose media are known."""
-        locators = [facts_.locator for facts_ in facts]
-        media = [locator.to_json() for locator in locators if locator is not None]
-        values = (
-            row.sample_id,
-            row.messages,
-            json.dumps(media, ensure_ascii=False, separators=(",", ":")) if media else "[]",
-            row.flags,
-            row.subset,
-            row.roles,
-            row.media_message,
-            [KINDS.index(medium["kind"]) for medium in media],
-            [each.width for each in facts],
-            [each.height for each in facts],
-            [each.duration for each in facts],
-            [each.fps for each in facts],
-            [each.frames for each in facts],
-            row.row,
-            None,
-        )
-        self.add(values, len(row.messages) + len(values[2]))
+        columns = media_columns(facts)
+        self._add_row(row, columns, None)
         self._add_key(row, [each.digest for each in facts])
 
     def add_wanting(self, row: "SampleRow", wanted: str) -> None:
         """Append a sample whose media are to be looked up."""
-        nothing: list[Any] = []
-        values = (
-            row.sample_id, row.messages, "[]", row.flags, row.subset, row.roles, row.media_message,
-            nothing, nothing, nothing, nothing, nothing, nothing, row.row, wanted,
-        )  # fmt: skip
-        self.add(values, len(row.messages) + len(wanted))
+        self._add_row(row, _NO_MEDIA, wanted)
+        self._add_key(row, None)
 
-    def add_settled(self, values: tuple[Any, ...], key: bytes) -> None:
-        """Append a sample as another part has it.
+    def _add_row(self, row: "SampleRow", columns: tuple[Any, ...], wanted: str | None) -> None:
+        values = (
+            row.sample_id, row.messages, row.flags, row.subset, row.roles, row.media_message,
+            row.row, *columns, wanted,
+        )  # fmt: skip
+        self.add(values, len(row.messages) + len(columns[0]) + len(wanted or ""))
+
+    def _add_key(self, row: "SampleRow", digests: list[str] | None) -> None:
+        content = hashlib.blake2b(row.messages.encode("utf-8"), digest_size=16).digest()
+        if digests is not None:
+            content = content_key(content, digests)
+        number = row.row.to_bytes(8, "little", signed=True)
+        self._keys.write(content + id_hash(row.sample_id) + number)
+
+    def add_batch(self, batch: pa.RecordBatch, keys: np.ndarray) -> None:
+        """Append samples as another part has them.
 
         Args:
-            values: Its row of the table.
-            key: Its record in the other part's list of keys.
+            batch: Rows of its table.
+            keys: Their keys, of ``KEY_TYPE``.
         """
-        self.add(values, len(values[1]) + len(values[2]))
-        self._keys.write(key)
-
-    def _add_key(self, row: "SampleRow", digests: list[str]) -> None:
-        content = hashlib.blake2b(row.messages.encode("utf-8"), digest_size=16)
-        content.update("".join(["\0", *digests]).encode("ascii"))
-        number = row.row.to_bytes(8, "little", signed=True)
-        self._keys.write(content.digest() + id_hash(row.sample_id) + number)
+        self._writer.write(batch)
+        self._keys.write(keys.tobytes())
 
     def _close(self) -> None:
         super()._close()
@@ -241,8 +232,34 @@ class SampleRow:
     """For each medium the message that it stands in."""
 
 
+def media_columns(facts: list[MediaFacts]) -> tuple[Any, ...]:
+    """A sample's values of ``MEDIA_FIELDS``."""
+    if not facts:
+        return _NO_MEDIA
+    media = [each.locator.to_json() for each in facts if each.locator is not None]
+    return (
+        json.dumps(media, ensure_ascii=False, separators=(",", ":")),
+        [KINDS.index(medium["kind"]) for medium in media],
+        [each.width for each in facts],
+        [each.height for each in facts],
+        [each.duration for each in facts],
+        [each.fps for each in facts],
+        [each.frames for each in facts],
+    )
+
+
+def content_key(messages: bytes, digests: list[str]) -> bytes:
+    """16 bytes that stand for a conversation with its media.
+
+    Args:
+        messages: 16 bytes that stand for the conversation.
+        digests: Of the media, in order.
+    """
+    return hashlib.blake2b(messages + "".join(digests).encode("ascii"), digest_size=16).digest()
+
+
 def read_keys(part: Path) -> np.ndarray:
-    """The keys of a part's samples, of ``KEY_TYPE``; those still wanting media have none."""
+    """The keys of a part's samples, of ``KEY_TYPE``; without the media where these are wanting."""
     return np.fromfile(part.with_name(f"{part.name}.keys"), dtype=KEY_TYPE)
 
 

@@ -20,15 +20,9 @@ from smolvlm2.data.media_parts import map_media
 from smolvlm2.data.part_files import ROLE_NUMBERS, Account, RowPartWriter, SampleRow
 from smolvlm2.data.shards import ShardWriter
 from smolvlm2.data.sources.conversation import build_messages, to_json
+from smolvlm2.data.sources.json_rows import Row, UnreadableFileError, json_rows
 from smolvlm2.data.sources.record import RawMedium, Record, split_of
-from smolvlm2.data.sources.rows import (
-    OtherColumnsError,
-    Row,
-    UnreadableFileError,
-    json_file_rows,
-    json_rows,
-    parquet_rows,
-)
+from smolvlm2.data.sources.rows import OtherColumnsError, json_file_rows, parquet_rows
 from smolvlm2.data.stored_media import CheckedMedium, check
 from smolvlm2.data.workplace import Workplace
 
@@ -74,7 +68,7 @@ def map_rows(place: Workplace, file: str, account: Account) -> None:
         except UnreadableFileError as error:
             line = LedgerLine(file=file, reason="unreadable_record", detail=str(error))
             account.problems.append(line)
-    account.shards = shards.digests
+    account.shards = shards.checksums
 
 
 def _rows(place: Workplace, file: str) -> Iterator[tuple[int, str | None, Row]]:

@@ -151,7 +151,8 @@ class Reduction:
             if keys.occurrence[numbers].any():
                 names = batch.column("sample_id").to_pylist()
                 names = [keys.unique_id(*each) for each in zip(names, numbers, strict=True)]
-                batch = batch.set_column(0, "sample_id", pa.array(names, pa.string()))
+                column = batch.schema.get_field_index("sample_id")
+                batch = batch.set_column(column, "sample_id", pa.array(names, pa.string()))
             manifest.add(batch.select(MANIFEST_SCHEMA.names))
             self._geometry.add(batch, self._subset_numbers(batch))
         return first
