@@ -14,7 +14,7 @@ from smolvlm2.data.demo.clips import encode_clip
 from smolvlm2.data.demo.layouts import CAULDRON_SCHEMA
 from smolvlm2.data.demo.pages import Style, draw_page, encode_page
 from smolvlm2.data.demo_digits import write_demo_data
-from smolvlm2.data.prepare import prepare_source
+from smolvlm2.data.prepare import PrepareSettings, prepare_source
 from smolvlm2.data.sources.catalogue import DEMO_SOURCES
 from smolvlm2.processing.tokenizer import Tokenizer, extend_for_images
 
@@ -127,11 +127,12 @@ def raw(tmp_path) -> Path:
 
 @pytest.fixture
 def prepare(raw, tokenizer):
-    """Prepare the raw folder: ``prepare(adapter, workers=0)`` gives folder and summary."""
+    """Prepare the raw folder: ``prepare(adapter, consume=True)`` gives folder and summary."""
 
-    def run(adapter, **options):
+    def run(adapter, progress=None, **options):
         out = raw.parent.parent / "prepared" / adapter.source
-        return out, prepare_source(adapter, raw, out, tokenizer, **options)
+        settings = PrepareSettings(**options)
+        return out, prepare_source(adapter, raw, out, tokenizer, settings, progress)
 
     return run
 

@@ -118,6 +118,14 @@ def test_variable_rate_has_true_times(encode_video: Encode):
     assert count_frames(10, info.fps, info.duration, settings).tolist() == [10]
 
 
+def test_variable_rate_without_reordering_has_true_times(encode_video: Encode):
+    # In groups of two frames nothing is reordered, though the stream's header allows for it.
+    times = [0, 100, 150, 1000, 1900, 2000]
+    content = encode_video(6, 8, times_ms=times, gop=2)
+    clip = read_video(content, 32, VideoSettings(fps=100, backend="pyav"))
+    np.testing.assert_allclose(clip.timestamps, np.array(times) / 1000, atol=0.002)
+
+
 def test_truncated_files_are_corrupt(encode_video: Encode, tmp_path: Path):
     whole = encode_video(60, 10, faststart=tmp_path / "whole.mp4")
     assert probe_video(whole).num_frames == 60

@@ -77,11 +77,36 @@ def prepare(
         "data"
     ),
     workers: Annotated[int, typer.Option(min=0, help="Processes; 0 works in this one.")] = 0,
+    task: Annotated[
+        str | None,
+        typer.Option(metavar="I/N", help="Map only share I, from 0, of N; finish without it."),
+    ] = None,
+    consume: Annotated[
+        bool, typer.Option("--consume", help="Delete raw files once their content is in shards.")
+    ] = False,
+    frames: Annotated[
+        bool, typer.Option("--frames", help="Keep the wanted frames of clips, not the files.")
+    ] = False,
+    frames_per_second: Annotated[float, typer.Option(help="With --frames.")] = 1.0,
+    max_frames: Annotated[int, typer.Option(help="With --frames: most frames of a clip.")] = 64,
+    frame_size: Annotated[
+        int, typer.Option(help="With --frames: longest edge of a frame, in pixels.")
+    ] = 512,
+    max_left_out: Annotated[
+        float, typer.Option(min=0, max=1, help="Fail when a source loses more than this share.")
+    ] = 0.2,
 ) -> None:
     """Index raw data: manifest, geometry, and a ledger of every row left out."""
-    from smolvlm2.cli.prepare import prepare_sources
+    from smolvlm2.cli.prepare import map_shares, prepare_sources
+    from smolvlm2.data.kept_frames import FrameSettings
+    from smolvlm2.data.prepare import PrepareSettings
 
-    prepare_sources(sources, data, tokenizer, workers=workers)
+    kept = FrameSettings(fps=frames_per_second, max_frames=max_frames, size=frame_size)
+    settings = PrepareSettings(workers=workers, frames=kept if frames else None, consume=consume)
+    if task is not None:
+        map_shares(sources, data, task, settings)
+        return
+    raise typer.Exit(prepare_sources(sources, data, tokenizer, settings, max_left_out=max_left_out))
 
 
 # These commands have the specification's own flags; their modules parse them.

@@ -137,6 +137,11 @@ class Manifest:
             source=self.source,
         )
 
+    def messages(self, start: int, stop: int) -> list[list[dict[str, Any]]]:
+        """The messages of a range of rows, without reading the rest of them."""
+        column = self._table.column("messages").slice(start, stop - start)
+        return [json.loads(text) for text in column.to_pylist()]
+
     def _place(self, index: int) -> int:
         index = int(index)
         if not -len(self) <= index < len(self):

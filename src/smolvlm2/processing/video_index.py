@@ -9,10 +9,14 @@ import av
 import numpy as np
 
 from smolvlm2.errors import MediaError, MediaNotFoundError
+from smolvlm2.processing.range_file import RangeFile
 
 VideoFile = bytes | str | Path
 MISSING_SHARE = 0.9
 """A file with fewer frames than this share of what its header promises was cut off."""
+
+SURE_TIMES = frozenset({"mov,mp4,m4a,3gp,3g2,mj2", "mpegts"})
+"""Containers that always say when a frame is shown, also where no frame is out of order."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,7 @@ class VideoIndex:
 
 def name_of(source: Any) -> str:
     """How messages call a video."""
-    if isinstance(source, str | Path):
+    if isinstance(source, str | Path | RangeFile):
         return str(source)
     if isinstance(source, bytes | bytearray | memoryview):
         return f"video of {len(source)} bytes"
@@ -76,6 +80,9 @@ def open_video(source: VideoFile) -> Any:
         target: Any = str(source)
     elif isinstance(source, bytes | bytearray | memoryview):
         target = io.BytesIO(source)
+    elif isinstance(source, RangeFile):
+        source.seek(0)
+        target = source
     else:
         raise MediaError(
             f"{name}; expected bytes, a path or a FrameSequence", reason="unsupported_media"
@@ -106,6 +113,7 @@ def index_video(source: VideoFile) -> VideoIndex:
             promised, time_base = stream.frames, stream.time_base
             reordered = bool(stream.codec_context.has_b_frames)
             rate = float(stream.average_rate or 0)
+            timed = container.format.name in SURE_TIMES
             if not shown:
                 raise MediaError(f"{name}: video of zero length; replace or skip it")
             if packets[-1].is_corrupt or len(packets) < MISSING_SHARE * promised:
@@ -122,7 +130,7 @@ def index_video(source: VideoFile) -> VideoIndex:
     times = [packet.pts for packet in shown]
     base = float(time_base) if time_base else 0.0
     known = base > 0 and None not in times and len(set(times)) == len(times)
-    if known and reordered and len(times) > 2 and times == sorted(times):
+    if known and reordered and not timed and len(times) > 2 and times == sorted(times):
         known = False  # AVI numbers packets as they lie in the file, not as they are shown
     pts = np.sort(np.array(times, dtype=np.int64)) if known else None
     if pts is not None:

@@ -7,7 +7,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from smolvlm2.data.ledger import LeftOutError
-from smolvlm2.data.sources.rows import UnreadableFileError, json_rows, parquet_rows
+from smolvlm2.data.sources.json_rows import UnreadableFileError, json_rows
+from smolvlm2.data.sources.rows import parquet_rows
 from smolvlm2.errors import DataError
 
 
