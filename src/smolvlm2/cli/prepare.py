@@ -46,6 +46,10 @@ def prepare_sources(
             )
         )
     print(summary_table(summaries))
+    for source, each in zip(sources, summaries, strict=True):
+        if each.rows_left_out.get("missing_media"):
+            for text in source.bring:
+                print(f"{source.name}: {text}")
     problems = [
         _loss(each, data, max_left_out)
         for each in summaries

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from smolvlm2.data.sources.moviechat import MovieChat
 from smolvlm2.data.sources.sharegpt4video import ShareGPT4Video
-from smolvlm2.data.sources.vript import Vript, VriptLines
+from smolvlm2.data.sources.vript import Vript
 
 from . import media
 from .media import clip, picture
@@ -71,26 +71,6 @@ VRIPT_REPLICA = Replica(
             (2, "no_caption"), (3, "unreadable_record"),
         ],
         f"{_CAPTIONS.format('short')}.zip": [(0, "missing_media")],
-    },
-)  # fmt: skip
-
-
-def _write_vript_lines(raw: Path) -> None:
-    lines = [_script("abc", {1: "One.", 2: None}), {"data": {}}, "{cut"]
-    write_lines(raw / "vript_long_videos_captions.jsonl", lines)
-    members = {"abc/abc-Scene-001.mp4": clip(1)}
-    write_zip(raw / "vript_long_videos_clips" / "clips_1_of_1095.zip", members)
-
-
-VRIPT_LINES_REPLICA = Replica(
-    adapter=VriptLines(source="vript_lines", licence="academic use only"),
-    folder="third__vript",
-    write=_write_vript_lines,
-    kept={"long": ["long/abc-Scene-001"]},
-    left_out={
-        "vript_long_videos_captions.jsonl": [
-            (0, "no_caption"), (1, "no_caption"), (2, "unreadable_record"),
-        ]
     },
 )  # fmt: skip
 

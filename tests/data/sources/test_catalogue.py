@@ -32,7 +32,7 @@ FACTS = {
     "moviechat": (None, 800, "none stated", True, True),
     "sharegpt4video": (None, 40_000, "CC-BY-NC-4.0", False, True),
 }
-EXTRA = {"finevision", "llava_onevision_1_5", "mathwriting"}
+EXTRA = {"finevision", "llava_onevision_1_5", "llava_onevision_json", "mathwriting"}
 PUBLISHED = [source for source in SOURCES.values() if not source.made_locally]
 
 

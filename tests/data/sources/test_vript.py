@@ -4,7 +4,7 @@ import pytest
 
 from smolvlm2.data.ledger import LeftOutError
 from smolvlm2.data.sources.prompts import VRIPT
-from smolvlm2.data.sources.vript import Vript, VriptLines
+from smolvlm2.data.sources.vript import Vript
 
 VRIPT_SET = Vript(source="vript", licence="none")
 LONG = "vript_captions/vript_long_videos_captions.zip/abc_caption.json"
@@ -79,15 +79,3 @@ def test_whole_videos_are_not_mapped(tmp_path):
         (tmp_path / name).write_bytes(b"")
     names = [path.name for path in VRIPT_SET.archives(tmp_path)]
     assert names == ["clips_1_of_1095.zip", "shorts_clips_1_of_42.zip"]
-
-
-@pytest.mark.parametrize("line", [video(s001=clip("c")), clip("c", clip_id="abc-Scene-001")])
-def test_lines_hold_a_video_or_a_clip(line, tmp_path):
-    lines = VriptLines(source="vript", licence="none")
-    name = "vript_long_videos_captions.jsonl"
-    (tmp_path / name).write_text("{}")
-    assert [path.name for path in lines.record_files(tmp_path)] == [name]
-    (record,) = lines.records(line, name)
-    assert record.native_id == "long/abc-Scene-001"
-    assert record.media[0].paths[0] == "vript_long_videos_clips/abc/abc-Scene-001.mp4"
-    assert lines.reader == "json"

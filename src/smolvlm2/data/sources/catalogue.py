@@ -98,13 +98,15 @@ class Source:
     traps: tuple[str, ...] = ()
     unverified: tuple[str, ...] = ()
     """What nobody could confirm, of this table's own facts."""
-    made_locally: str | None = None
-    """Raw folder of a source that a command here draws instead of a hub."""
+    raw: str | None = None
+    """Name of the raw folder where it is not ``<owner>__<name>``."""
+    made_locally: bool = False
+    """A command here draws it; there is no hub."""
 
     @property
     def raw_folder(self) -> str:
-        """``<owner>__<name>`` below ``data/raw``."""
-        return self.made_locally or self.repos[0].hub_id.replace("/", "__")
+        """Folder below ``data/raw``."""
+        return self.raw or self.repos[0].hub_id.replace("/", "__")
 
     @property
     def terms_url(self) -> str:

@@ -9,6 +9,8 @@ from smolvlm2.data.ledger import LeftOutError
 from smolvlm2.data.sources.archives import is_archive
 from smolvlm2.data.sources.record import RawMedium
 
+NOTES = ("download.json", "consumed.json")
+"""Written into raw folders by download and prepare."""
 _MARKERS = re.compile("<image>|<video>")
 
 
@@ -161,11 +163,12 @@ def archives_below(raw: Path) -> list[Path]:
 
 
 def visible(raw: Path, paths: Iterable[Path]) -> list[Path]:
-    """Sorted paths without those that are hidden or in a hidden folder, where tools keep notes."""
+    """Sorted paths without our own notes and what lies hidden, where other tools keep theirs."""
     return sorted(
         path
         for path in paths
         if not any(part.startswith(".") for part in path.relative_to(raw).parts)
+        and path.relative_to(raw).as_posix() not in NOTES
     )
 
 

@@ -35,12 +35,6 @@ class VideoStar:
     columns: ClassVar[tuple[str, ...]] = ()
     optional_columns: ClassVar[tuple[str, ...]] = ()
     placeholders: ClassVar[tuple[str, ...]] = ("<image>", "<video>")
-    bring: ClassVar[tuple[str, ...]] = (
-        "Kinetics700/<youtube id>_000017_000027.mp4 (kinetics700: clips of Kinetics-700)",
-        "STAR-benchmark/<clip>.mp4 (starb: clips of STAR, cut from Charades)",
-        "FineDiving/17_8.mp4 (finediving: clips of FineDiving)",
-    )
-    """Media that are not published with the rows: where each goes below the raw folder."""
 
     def record_files(self, raw: Path) -> list[Path]:
         """Every ``*_tune_.json``, by name."""

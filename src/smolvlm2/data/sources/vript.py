@@ -76,22 +76,3 @@ class Vript:
             ],
             subset=part,
         )
-
-
-@dataclass(frozen=True, kw_only=True)
-class VriptLines(Vript):
-    """The same captions as JSON lines, a video or a clip a line, which third parties met."""
-
-    reader: ClassVar[Reader] = "json"
-
-    def record_files(self, raw: Path) -> list[Path]:
-        """``vript_{long,short}_videos_captions.jsonl``, by name."""
-        return visible(raw, raw.rglob("vript_*_videos_captions.jsonl"))
-
-    def records(self, row: dict[str, Any], file: str) -> Iterator[Record | LeftOutError]:
-        """Take the clips of a line; a line that is one clip names it by ``clip_id``."""
-        clip = row.get("clip_id")
-        if "data" not in row and isinstance(clip, str):
-            video = row.get("video_id") or clip.partition("-Scene-")[0]
-            row = {"meta": {"video_id": video}, "data": {clip: row}}
-        yield from super().records(row, file)
