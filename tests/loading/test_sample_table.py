@@ -8,12 +8,7 @@ import pytest
 from smolvlm2.data.media import MediaStore
 from smolvlm2.data.mixture import MixtureEntry
 from smolvlm2.errors import ConfigError, DataError, DataNotFoundError
-from smolvlm2.loading.sample_table import (
-    LimitSettings,
-    measure_source,
-    open_sources,
-    source_table,
-)
+from smolvlm2.loading.sample_table import LimitSettings, open_sources, source_table
 
 
 @pytest.fixture(scope="module")
@@ -27,8 +22,9 @@ def table_of(opened, place=0, *, subset=None, max_tokens=512, manifest=None, **l
     manifest = manifest or data.manifests[place]
     entry = MixtureEntry(source=manifest.source, subset=subset)
     lengths = processor.length_model()
-    measured = measure_source(manifest, lengths, max_tokens=max_tokens)
-    return source_table(entry, manifest, measured, LimitSettings(**limits))
+    return source_table(
+        entry, manifest, lengths, LimitSettings(**limits), max_tokens=max_tokens
+    )
 
 
 def encoded(processor, manifest, row, messages):
@@ -46,11 +42,12 @@ def test_lengths_are_those_of_every_sample_as_it_is_read(opened, max_tokens):
     for place, manifest in enumerate(data.manifests):
         table = table_of(opened, place, max_tokens=max_tokens)
         cut += table.cut
-        for number, row in enumerate(table.rows.tolist()):
-            sample = encoded(processor, manifest, row, int(table.messages[number]))
-            assert len(sample.input_ids) == table.tokens[number] <= max_tokens
-            assert len(sample.tiles) == table.tiles[number]
-            assert sample.supervised.sum() == table.supervised[number]
+        messages, tokens = table.column("messages"), table.column("tokens")
+        for number, row in enumerate(table.column("rows").tolist()):
+            sample = encoded(processor, manifest, row, int(messages[number]))
+            assert len(sample.input_ids) == tokens[number] <= max_tokens
+            assert len(sample.tiles) == table.column("tiles")[number]
+            assert sample.supervised.sum() == table.column("supervised")[number]
     assert cut > 0 if max_tokens < 512 else cut == 0
 
 
@@ -58,15 +55,15 @@ def test_turns_are_cut_from_the_end_and_whole(opened):
     data, processor = opened
     manifest = data.manifests[3]
     whole = table_of(opened, 3)
-    limit = int(whole.tokens.max()) - 1
+    limit = int(whole.column("tokens").max()) - 1
     short = table_of(opened, 3, max_tokens=limit)
-    place = {row: number for number, row in enumerate(short.rows.tolist())}
+    place = {row: number for number, row in enumerate(short.column("rows").tolist())}
     seen = 0
-    for number, row in enumerate(whole.rows.tolist()):
-        if row not in place or short.messages[place[row]] == whole.messages[number]:
+    for number, row in enumerate(whole.column("rows").tolist()):
+        if row not in place or short.column("messages")[place[row]] == whole.column("messages")[number]:
             continue
         seen += 1
-        kept = int(short.messages[place[row]])
+        kept = int(short.column("messages")[place[row]])
         messages = manifest.row(row).messages
         assert messages[kept - 1]["role"] == "assistant"
         # The next pair would not have fitted.
@@ -85,7 +82,7 @@ def test_samples_with_too_many_images_are_left_out_whole_and_counted(opened):
     table = table_of(opened, 1, max_images=2)
     images = np.diff(manifest.geometry.media_offsets)
     assert table.excluded == {"too_many_images": int((images > 2).sum())}
-    assert set(table.rows.tolist()) == set(np.flatnonzero(images <= 2).tolist())
+    assert set(table.column("rows").tolist()) == set(np.flatnonzero(images <= 2).tolist())
 
 
 def test_flags_leave_samples_out_as_the_recipe_says(opened):
@@ -93,10 +90,14 @@ def test_flags_leave_samples_out_as_the_recipe_says(opened):
     flags = np.array(manifest.geometry.row_flags)
     flags[:3], flags[3] = 1, 2
     flagged = object.__new__(type(manifest))
-    flagged.__dict__.update(vars(manifest), geometry=replace(manifest.geometry, row_flags=flags))
+    flagged.__dict__.update(
+        vars(manifest),
+        geometry=replace(manifest.geometry, row_flags=flags),
+        _facts={**manifest._facts, "hash": "flagged"},
+    )
     table = table_of(opened, manifest=flagged)
     assert table.excluded == {"refusal": 3, "speech_dependent": 1}
-    assert table.rows.tolist() == list(range(4, len(manifest)))
+    assert table.column("rows").tolist() == list(range(4, len(manifest)))
     assert table_of(opened, manifest=flagged, exclude=[]).excluded == {}
 
 
@@ -106,11 +107,11 @@ def test_a_subset_takes_its_rows_only(opened):
     assert len(tables) == 2
     assert sum(map(len, tables.values())) == len(manifest)
     for number, table in enumerate(tables.values()):
-        assert (manifest.geometry.row_subset[table.rows] == number).all()
+        assert (manifest.geometry.row_subset[table.column("rows")] == number).all()
 
 
 def test_an_unknown_subset_is_an_error(opened):
-    with pytest.raises(DataError, match="has no subset 'nothing'; it has digits_one"):
+    with pytest.raises(ConfigError, match="has no subset 'nothing'; it has digits_one"):
         table_of(opened, subset="nothing")
 
 

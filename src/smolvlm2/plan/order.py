@@ -60,9 +60,7 @@ class Order:
             start, stop = min(start, self.length), min(stop, self.length)
         first, last = self._counts_before(start), self._counts_before(stop, above=True)
         source = np.repeat(np.arange(len(first)), last - first)
-        ordinal = np.arange(len(source)) - np.repeat(
-            np.cumsum(last - first) - last, last - first
-        )
+        ordinal = np.arange(len(source)) - np.repeat(np.cumsum(last - first) - last, last - first)
         times = (ordinal + 0.5) / self.shares[source]
         chosen = np.lexsort((source, times))[start - first.sum() : stop - first.sum()]
         return self._look_up(source[chosen].astype(np.int32), ordinal[chosen])

@@ -155,9 +155,7 @@ class Plan:
 
 def _pack(samples: Samples, sums: NDArray[np.int64]) -> Pack:
     supervised, tokens, tiles, squared = sums[len(MODALITIES) :].tolist()
-    return Pack(
-        samples=samples, tokens=tokens, tiles=tiles, supervised=supervised, squared=squared
-    )
+    return Pack(samples=samples, tokens=tokens, tiles=tiles, supervised=supervised, squared=squared)
 
 
 def packs_for(samples_per_step: int, mean_samples_per_pack: float) -> int:
