@@ -134,9 +134,7 @@ def _compute(
     admitted = 0
     for start in range(0, rows, CHUNK_ROWS):
         stop = min(start + CHUNK_ROWS, rows)
-        cut, records, subset = _admit(
-            manifest.geometry, lengths, admission, start, stop, excluded
-        )
+        cut, records, subset = _admit(manifest.geometry, lengths, admission, start, stop, excluded)
         found[admitted : admitted + len(records)] = records
         subset_of[admitted : admitted + len(records)] = subset
         admitted += len(records)
