@@ -6,9 +6,37 @@ import numpy as np
 import pytest
 
 from smolvlm2.data.media import MediaStore
-from smolvlm2.data.mixture import MixtureEntry
+from smolvlm2.data.mixture import MixtureEntry, MixtureSettings
 from smolvlm2.errors import ConfigError, DataError, DataNotFoundError
-from smolvlm2.loading.sample_table import LimitSettings, open_sources, source_table
+from smolvlm2.loading.sample_table import (
+    LimitSettings,
+    admit,
+    open_sources,
+    sample_shares,
+    unexpected_size,
+)
+from smolvlm2.plan.samples import SourceTable
+
+
+@pytest.fixture
+def make_table():
+    """A source of one modality, 0 text or 3 video."""
+
+    def make(name, size, modality, *, seed=0):
+        draw = np.random.default_rng(seed)
+        tiles = draw.integers(8, 33, size) if modality else np.zeros(size, dtype=np.int64)
+        return SourceTable(
+            name=name,
+            rows=np.arange(size),
+            tiles=tiles.astype(np.int32),
+            tokens=(tiles * 66 + draw.integers(20, 300, size)).astype(np.int32),
+            supervised=np.full(size, 9, dtype=np.int32),
+            messages=np.full(size, 2, dtype=np.int32),
+            modality=np.full(size, modality, dtype=np.uint8),
+            excluded={},
+        )
+
+    return make
 
 
 @pytest.fixture(scope="module")
@@ -21,10 +49,8 @@ def table_of(opened, place=0, *, subset=None, max_tokens=512, manifest=None, **l
     data, processor = opened
     manifest = manifest or data.manifests[place]
     entry = MixtureEntry(source=manifest.source, subset=subset)
-    lengths = processor.length_model()
-    return source_table(
-        entry, manifest, lengths, LimitSettings(**limits), max_tokens=max_tokens
-    )
+    sources, lengths = {manifest.source: manifest}, processor.length_model()
+    return admit([entry], sources, lengths, LimitSettings(**limits), max_tokens=max_tokens)[0]
 
 
 def encoded(processor, manifest, row, messages):
@@ -60,7 +86,10 @@ def test_turns_are_cut_from_the_end_and_whole(opened):
     place = {row: number for number, row in enumerate(short.column("rows").tolist())}
     seen = 0
     for number, row in enumerate(whole.column("rows").tolist()):
-        if row not in place or short.column("messages")[place[row]] == whole.column("messages")[number]:
+        if (
+            row not in place
+            or short.column("messages")[place[row]] == whole.column("messages")[number]
+        ):
             continue
         seen += 1
         kept = int(short.column("messages")[place[row]])
@@ -139,3 +168,67 @@ def test_the_plans_digest_covers_what_the_samples_say(make_reader):
     before = plan.digest()
     plan.tables = [replace(plan.tables[0], content="other"), *plan.tables[1:]]
     assert plan.digest() != before
+
+
+def table_for(opened, place=0, **entry):
+    data, processor = opened
+    manifest = data.manifests[place]
+    chosen = MixtureEntry(source=manifest.source, **entry)
+    sources = {manifest.source: manifest}
+    lengths = processor.length_model()
+    return admit([chosen], sources, lengths, LimitSettings(), max_tokens=512)[0]
+
+
+def test_take_keeps_a_fixed_part_of_the_admitted_rows(opened):
+    whole = table_for(opened).column("rows").tolist()
+    some = table_for(opened, take="random:30%")
+    rows = some.column("rows").tolist()
+    assert len(rows) == len(some) == -(-len(whole) * 30 // 100)
+    assert set(rows) < set(whole)
+    assert rows == table_for(opened, take="random:30%").column("rows").tolist()
+    assert rows != whole[: len(rows)]
+    more = table_for(opened, take="random:60%").column("rows").tolist()
+    assert more[: len(rows)] == rows
+    assert table_for(opened, take="first:4").column("rows").tolist() == whole[:4]
+    assert table_for(opened, take="end:4").column("rows").tolist() == whole[-4:]
+
+
+def test_a_pattern_takes_several_subsets(opened):
+    both = table_for(opened, subset="digits_*")
+    assert len(both) == len(opened[0].manifests[0])
+    assert len(table_for(opened, subset=["digits_one", "digits_page"])) == len(both)
+
+
+def test_an_entrys_own_cap_counts_beside_the_recipes(opened):
+    images = np.diff(opened[0].manifests[1].geometry.media_offsets)
+    table = table_for(opened, 1, max_images=2)
+    assert table.excluded == {"too_many_images": int((images > 2).sum())}
+
+
+def test_shares_by_other_units_become_shares_of_samples(make_table):
+    tables = [make_table("short", 100, 0, seed=1), make_table("long", 50, 3, seed=2)]
+
+    def shares(unit, weights=(1, 1)):
+        entries = [
+            MixtureEntry(source=table.name, weight=weight)
+            for table, weight in zip(tables, weights, strict=True)
+        ]
+        return sample_shares(MixtureSettings(entries=entries, unit=unit), tables)
+
+    assert shares("samples") == [0.5, 0.5]
+    by_tokens = shares("tokens")
+    tokens = [share * table.mean("tokens") for share, table in zip(by_tokens, tables, strict=True)]
+    assert tokens[0] == pytest.approx(tokens[1])
+    assert sum(by_tokens) == pytest.approx(1)
+    assert shares("visits") == pytest.approx([2 / 3, 1 / 3])
+    assert shares("visits", (1, 4)) == pytest.approx([1 / 3, 2 / 3])
+    with pytest.raises(ConfigError, match="unit is tiles but the samples of short have none"):
+        shares("tiles")
+
+
+def test_an_entry_of_another_size_than_its_mixture_says_is_warned_of(make_table):
+    table = make_table("a", 100, 0)
+    for expected, quiet in ((100, True), (104, True), (96, True), (110, False), (80, False)):
+        warning = unexpected_size(MixtureEntry(source="a", samples=expected), table)
+        assert (warning is None) == quiet
+    assert "a has 100 samples where the mixture expects 80" in warning

@@ -81,6 +81,7 @@ def admitted_rows(manifest: Manifest, lengths: LengthModel, admission: Admission
     folder = manifest.folder / f"lengths-{_key(manifest, lengths, admission)}"
     if not (folder / FACTS_FILE).is_file():
         unfinished = folder.with_name(f"{folder.name}.{os.getpid()}.partial")
+        shutil.rmtree(unfinished, ignore_errors=True)  # of a process of this number that died
         try:
             unfinished.mkdir()
         except OSError as error:

@@ -1,6 +1,7 @@
 """From geometry to what the planner sees: tiles, tokens and supervised tokens of every sample."""
 
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -10,7 +11,7 @@ import numpy as np
 from smolvlm2.data.manifest import Manifest
 from smolvlm2.data.mixture import MixtureEntry, MixtureSettings, match_subsets
 from smolvlm2.errors import ConfigError
-from smolvlm2.loading.admission import Admission, admitted_rows
+from smolvlm2.loading.admission import Admission, AdmittedRows, admitted_rows
 from smolvlm2.plan.permutation import derive_key
 from smolvlm2.plan.samples import Part, SourceTable
 from smolvlm2.processing.lengths import LengthModel
@@ -53,35 +54,55 @@ def open_sources(
     return {name: Manifest.open(prepared / name, tokenizer_key) for name in names}
 
 
-def source_table(
-    entry: MixtureEntry,
-    manifest: Manifest,
+def admit(
+    entries: Sequence[MixtureEntry],
+    sources: Mapping[str, Manifest],
     lengths: LengthModel,
     limits: LimitSettings,
     *,
     max_tokens: int,
-) -> SourceTable:
-    """The samples of an entry under the recipe's limits.
+) -> list[SourceTable]:
+    """The samples of each entry of a mixture, under the recipe's limits.
 
     Args:
-        entry: The source or some of its subsets.
-        manifest: Of the source, opened with token columns.
+        entries: Sources, or some of their subsets.
+        sources: Manifests by name, opened with token columns.
         lengths: Of the processor in use.
         limits: Of the recipe.
         max_tokens: Most tokens of a conversation.
 
     Raises:
+        ConfigError: An entry names a subset that its source does not have.
+        DataError: A manifest was opened without token columns.
+    """
+    opened: dict[tuple[str, Admission], AdmittedRows] = {}
+    tables = []
+    for entry in entries:
+        most = [limit for limit in (limits.max_images, entry.max_images) if limit is not None]
+        admission = Admission(
+            max_tokens=max_tokens,
+            max_images=min(most) if most else None,
+            exclude=tuple(sorted(limits.exclude)),
+        )
+        key = entry.source, admission
+        if key not in opened:
+            opened[key] = admitted_rows(sources[entry.source], lengths, admission)
+        tables.append(source_table(entry, sources[entry.source], opened[key]))
+    return tables
+
+
+def source_table(entry: MixtureEntry, manifest: Manifest, admitted: AdmittedRows) -> SourceTable:
+    """The samples of one entry.
+
+    Args:
+        entry: A source, or some of its subsets.
+        manifest: Of the source.
+        admitted: Its rows under the recipe's and the entry's limits.
+
+    Raises:
         ConfigError: The entry names a subset that the source does not have.
-        DataError: The manifest was opened without token columns.
     """
     numbers = match_subsets(entry, manifest.subsets)
-    most = [limit for limit in (limits.max_images, entry.max_images) if limit is not None]
-    admission = Admission(
-        max_tokens=max_tokens,
-        max_images=min(most) if most else None,
-        exclude=tuple(sorted(limits.exclude)),
-    )
-    admitted = admitted_rows(manifest, lengths, admission)
     excluded: Counter[str] = Counter()
     totals: Counter[str] = Counter()
     for number in numbers:

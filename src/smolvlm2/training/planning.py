@@ -13,9 +13,9 @@ from smolvlm2.data.manifest import Manifest
 from smolvlm2.data.mixture import MixtureSettings, check_overlap
 from smolvlm2.errors import ConfigError, DataNotFoundError
 from smolvlm2.loading.sample_table import (
+    admit,
     open_sources,
     sample_shares,
-    source_table,
     unexpected_size,
 )
 from smolvlm2.model.config import SmolVLMConfig
@@ -126,10 +126,7 @@ def plan_data(
     check_overlap(mixture, {name: manifest.subsets for name, manifest in sources.items()})
     max_tokens = min(recipe.limits.max_tokens or context, context)
     lengths = processor.length_model()
-    tables = [
-        source_table(entry, sources[entry.source], lengths, recipe.limits, max_tokens=max_tokens)
-        for entry in mixture.entries
-    ]
+    tables = admit(mixture.entries, sources, lengths, recipe.limits, max_tokens=max_tokens)
     plan, means = size_plan(
         recipe, tables, mixture, CostModel() if config is None else cost_of(config)
     )
@@ -244,7 +241,8 @@ def _describe(
     ):
         seen = share * per_step * wanted
         if plan.order.ends is not None:
-            seen = min(seen, float(plan.order.ends[number]))
+            end = int(plan.order.ends[number])
+            seen = float(end) if steps == wanted else min(seen, float(end))
         epochs = seen / len(table)
         if epochs > MANY_EPOCHS:
             warnings.append(
