@@ -1,6 +1,7 @@
 """What the planner sees of the samples."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -153,8 +154,9 @@ def test_token_columns_are_needed(opened):
 def test_a_source_that_is_not_prepared_names_the_command(opened, make_recipe):
     manifest = opened[0].manifests[0]
     mixture = make_recipe().data.mixture
+    another = SimpleNamespace(key="another-tokenizer")
     with pytest.raises(DataNotFoundError, match="run: smolvlm2 prepare"):
-        open_sources(mixture, manifest.folder.parent, "another-tokenizer")
+        open_sources(mixture, manifest.folder.parent, another)
 
 
 @pytest.mark.parametrize("name", ["max_tokens", "max_images"])

@@ -8,6 +8,7 @@ from typing import Literal
 
 import numpy as np
 
+from smolvlm2.data.grouping import open_grouped
 from smolvlm2.data.manifest import Manifest
 from smolvlm2.data.mixture import MixtureEntry, MixtureSettings, match_subsets
 from smolvlm2.errors import ConfigError
@@ -15,6 +16,7 @@ from smolvlm2.loading.admission import Admission, AdmittedRows, admitted_rows
 from smolvlm2.plan.permutation import derive_key
 from smolvlm2.plan.samples import Part, SourceTable
 from smolvlm2.processing.lengths import LengthModel
+from smolvlm2.processing.tokenizer import Tokenizer
 
 TAKE_KEY = 0x7461
 """Sets the shuffle of ``take: random`` apart from all others."""
@@ -43,15 +45,22 @@ class LimitSettings:
 
 
 def open_sources(
-    mixture: MixtureSettings, prepared: Path, tokenizer_key: str
+    mixture: MixtureSettings, prepared: Path, tokenizer: Tokenizer
 ) -> dict[str, Manifest]:
     """The manifest of each source that a mixture names, opened once however many subsets it has.
+
+    Rows about the same media are joined as ``group_by_media`` says.
 
     Raises:
         DataNotFoundError: A source is not prepared, or not for this tokenizer.
     """
     names = dict.fromkeys(entry.source for entry in mixture.entries)
-    return {name: Manifest.open(prepared / name, tokenizer_key) for name in names}
+    return {
+        name: open_grouped(
+            Manifest.open(prepared / name, tokenizer.key), mixture.group_by_media, tokenizer
+        )
+        for name in names
+    }
 
 
 def admit(

@@ -122,7 +122,7 @@ def plan_data(
             "data.mixture is not set; give a recipe that extends a file of configs/mixtures/"
         )
     prepared = prepared_folder(recipe)
-    sources = open_sources(mixture, prepared, processor.tokenizer.key)
+    sources = open_sources(mixture, prepared, processor.tokenizer)
     check_overlap(mixture, {name: manifest.subsets for name, manifest in sources.items()})
     max_tokens = min(recipe.limits.max_tokens or context, context)
     lengths = processor.length_model()
