@@ -23,6 +23,7 @@ from smolvlm2.training.recipe import Recipe
 FREE_KEYS = (
     "data.root",
     "data.workers",
+    "data.sample_timeout_s",
     "checkpoint.",
     "training.threads",
     "data.skip_ids",
