@@ -90,7 +90,8 @@ def probe_video(source: VideoSource) -> VideoInfo:
     """Size, duration, rate and frame count of a clip: the frame count is counted, not believed.
 
     Args:
-        source: The file's bytes, its path, a folder of frames, or a ``FrameSequence``.
+        source: The file's bytes, its path, an open file (a ``RangeFile`` for a clip inside a
+            shard), a folder of frames, or a ``FrameSequence``.
 
     Raises:
         MediaNotFoundError: No such file.
