@@ -1,5 +1,6 @@
 """Steps of a plan, read by worker processes ahead of the training loop."""
 
+import logging
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -7,10 +8,12 @@ from dataclasses import dataclass, field
 from smolvlm2.errors import PlanError
 from smolvlm2.loading.micro_batch import MicroBatch
 from smolvlm2.loading.reader import PackReader, Skip
-from smolvlm2.loading.ring import Ring
+from smolvlm2.loading.ring import MIB, Ring
 from smolvlm2.loading.workers import WorkerPool
 from smolvlm2.plan.packs import Pack
 from smolvlm2.plan.plan import Plan, Position
+
+logger = logging.getLogger(__name__)
 
 SAMPLE_TIMEOUT_S = 120.0
 """Default of ``data.sample_timeout_s``."""
@@ -76,6 +79,12 @@ class Loader:
         self.pool: WorkerPool | None = None
         if workers:
             self._ring = Ring(reader.shape, plan.packs_per_step + workers + 1)
+            logger.info(
+                "%d loader processes, %d pack buffers of together %d MiB",
+                workers,
+                self._ring.slots,
+                self._ring.size // MIB,
+            )
             if pin:
                 self._ring.pin()
             self.pool = WorkerPool(reader, self._ring, workers, timeout_s)
