@@ -1,6 +1,10 @@
 """What the data tests share: a few dozen scans drawn, written and prepared once."""
 
+import io
 import json
+import struct
+import tarfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -171,3 +175,64 @@ def write_rows():
 def reasons():
     """Row and reason of ledger lines."""
     return lambda lines: [(line["row"], line["reason"]) for line in lines]
+
+
+@pytest.fixture(scope="session")
+def write_tar():
+    """Write a tar: ``write_tar(path, {name: bytes}, mode="w:gz", odd=[TarInfo, ...])``."""
+
+    def write(path: Path, members: dict[str, bytes], mode: str = "w", odd=()) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tarfile.open(path, mode) as archive:
+            for name, data in members.items():
+                info = tarfile.TarInfo(name)
+                info.size = len(data)
+                archive.addfile(info, io.BytesIO(data))
+            for info in odd:
+                archive.addfile(info)
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def write_split_zip():
+    """Write ``x.z01``, ..., ``x.zip`` as ``zip -s`` does: ``write(path, members, part_size)``."""
+
+    def write(path: Path, members: dict[str, bytes], part_size: int, method: int = 0) -> list[Path]:
+        stream, directory = bytearray(b"PK\7\x08"), b""
+        for name, data in members.items():
+            squeeze = zlib.compressobj(9, zlib.DEFLATED, -15)
+            packed = squeeze.compress(data) + squeeze.flush() if method else data
+            label = name.encode()
+            part, offset = divmod(len(stream), part_size)
+            fields = (method, 0, 33, zlib.crc32(data), len(packed), len(data), len(label))
+            stream += struct.pack("<4s2H3H3L2H", b"PK\3\4", 20, 0, *fields, 0) + label + packed
+            directory += struct.pack(
+                "<4s6H3L5H2L", b"PK\1\2", 3 << 8 | 20, 20, 0, *fields, 0, 0, part, 0,
+                0o100644 << 16, offset,
+            ) + label  # fmt: skip
+        part, offset = divmod(len(stream), part_size)
+        stream += directory
+        # The record at the end lies in one part.
+        last = len(stream) // part_size
+        stream += struct.pack(
+            "<4s4H2LH", b"PK\5\6", last, part, len(members), len(members), len(directory), offset, 0
+        )
+        names = [path.with_suffix(f".z{number + 1:02d}") for number in range(last)] + [path]
+        for number, name in enumerate(names):
+            end = (number + 1) * part_size if name != path else len(stream)
+            name.write_bytes(stream[number * part_size : end])
+        return names
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def clip():
+    """Encode a clip: ``clip(frames, fps)``; frame i is as grey as i says."""
+
+    def make(frames: int, fps: int = 8, size: tuple[int, int] = (32, 48)) -> bytes:
+        grey = np.arange(frames, dtype=np.uint8)[:, None, None] * 3 % 250
+        return encode_clip(np.broadcast_to(grey, (frames, *size)), fps=fps)
+
+    return make

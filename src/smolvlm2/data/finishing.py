@@ -50,7 +50,12 @@ def finish(folder: Path, built: Path, out: Path, shards: set[str]) -> None:
             target.mkdir(exist_ok=True)
         else:
             path.replace(target)
-    shutil.rmtree(built)
+    for path in (built, *folder.glob("*.partial")):
+        # What other runs were at is of no use any more: they find the source finished.
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
     old = out.with_name(f"{out.name}.old")
     shutil.rmtree(old, ignore_errors=True)
     if out.exists():

@@ -18,6 +18,8 @@ from smolvlm2.data.sources.archives import member_keys
 from smolvlm2.data.workplace import Workplace
 
 _INSERT_ROWS = 10_000
+_IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")
+"""A text named like these, in a folder of frames, is a frame that was lost."""
 _NUMBER = re.compile(r"(\d+)")
 
 
@@ -127,7 +129,7 @@ class MediaIndex:
             if "/" in inner or name in frames or best not in (None, likelihood):
                 continue
             facts = MediaFacts.from_json(json.loads(text))
-            if facts.detail == HOLDS_TEXT:
+            if facts.detail == HOLDS_TEXT and not inner.lower().endswith(_IMAGE_SUFFIXES):
                 continue
             require_usable(facts, name)
             best, frames[name] = likelihood, facts
@@ -171,8 +173,9 @@ def _as_clip(images: list[MediaFacts], path: str, rate: float) -> MediaFacts:
 
 
 def _normal(path: str) -> str:
-    """A path without ``./`` and ``//``; most are without."""
-    return PurePosixPath(path).as_posix() if "./" in path or "//" in path else path
+    """A path without ``./``, ``//`` and a slash at its end; most are without."""
+    is_odd = "./" in path or "//" in path or path.endswith("/")
+    return PurePosixPath(path).as_posix() if is_odd else path
 
 
 def _natural(name: str) -> list[tuple[int, int | str]]:

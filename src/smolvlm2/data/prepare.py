@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -269,7 +270,8 @@ class _Job:
                 )
             )
         built = self.place.folder / unfinished_name("reduced")
-        built.mkdir(exist_ok=True)
+        shutil.rmtree(built, ignore_errors=True)  # machines in containers share names
+        built.mkdir()
         adapter, frames = self.place.adapter, self.settings.frames
         files = [file for item in self.inputs for file in item.files]
         facts = {
