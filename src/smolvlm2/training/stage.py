@@ -13,7 +13,8 @@ from smolvlm2.data.manifest import Manifest
 from smolvlm2.errors import CheckpointError, ConfigError, DataNotFoundError
 from smolvlm2.loading.loader import PackReader
 from smolvlm2.loading.sample_table import measure_source, open_sources, source_table
-from smolvlm2.model.components import component_shapes, load_components
+from smolvlm2.model.component_shapes import component_shapes
+from smolvlm2.model.components import load_components
 from smolvlm2.model.config import SmolVLMConfig
 from smolvlm2.model.hub import write_json
 from smolvlm2.model.smolvlm import SmolVLM
