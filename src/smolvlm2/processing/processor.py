@@ -39,6 +39,8 @@ class ProcessedSample:
     """bool ``(L,)``: the assistant's answers and their end tokens."""
     tiles: np.ndarray
     """uint8 ``(T, 3, S, S)``; T is 0 for text."""
+    layouts: tuple[MediaLayout, ...] = ()
+    """Grid or frame times of each medium, in order: which tiles are whose."""
 
 
 class Batch(dict[str, Any]):
@@ -241,6 +243,7 @@ class Processor:
             encoded.input_ids,
             encoded.supervised,
             tiles[1] if len(tiles) == 2 else np.concatenate(tiles),
+            tuple(layouts),
         )
 
     def decode(self, ids: Iterable[int], skip_special_tokens: bool = True) -> str:
