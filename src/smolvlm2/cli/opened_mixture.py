@@ -1,0 +1,193 @@
+"""What ``inspect`` and ``data stats`` look at: prepared data under a recipe, without torch."""
+
+import difflib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from smolvlm2.cli.prepare import read_tokenizer
+from smolvlm2.config import find_recipe, load_config, load_raw, recipe_names
+from smolvlm2.data.manifest import MANIFEST_FILE, Manifest
+from smolvlm2.data.mixture import MixtureEntry, MixtureSettings
+from smolvlm2.errors import ConfigError
+from smolvlm2.loading.sample_table import measure_source, open_sources, source_table
+from smolvlm2.model.component_shapes import component_shapes
+from smolvlm2.plan.samples import SourceTable
+from smolvlm2.processing.processor import Processor
+from smolvlm2.training.recipe import Recipe
+
+DEFAULT_RECIPE = ("model_256m", "train_vision_stage")
+"""What decides sizes and limits when a source or a bare mixture is named."""
+MODEL_FILE = "model_256m.yaml"
+"""Read beside a recipe that names no model, as the training commands do."""
+
+
+@dataclass(kw_only=True)
+class OpenedEntry:
+    """One entry of the mixture."""
+
+    name: str
+    """``source`` or ``source:subset``."""
+    share: float
+    """Of the samples, by the mixture's weights; all entries sum to 1."""
+    manifest: Manifest
+    """Of the source."""
+    table: SourceTable
+    """What the recipe admits of it."""
+
+
+@dataclass(kw_only=True)
+class OpenedMixture:
+    """A mixture, or a source as a mixture of one, as the recipe would train on it."""
+
+    name: str
+    """As the user gave it."""
+    recipe: Recipe
+    """Decides tiles, frames and limits."""
+    recipe_files: list[Path]
+    """Where the recipe came from."""
+    processor: Processor
+    """The recipe's, but for how images are resized."""
+    entries: list[OpenedEntry]
+    """In the mixture's order."""
+
+    @property
+    def sources(self) -> dict[str, Manifest]:
+        """Each manifest once, by the name of its source."""
+        return {entry.manifest.source: entry.manifest for entry in self.entries}
+
+
+def open_mixture(
+    subject: str,
+    *,
+    recipes: Sequence[str] = (),
+    tokenizer: str | None = None,
+    data: Path | None = None,
+    resample: Literal["exact", "fast"] = "exact",
+) -> OpenedMixture:
+    """Open prepared data as a recipe sees them.
+
+    Args:
+        subject: A prepared source (``name``, ``name:subset`` or its folder), a mixture, or a
+            recipe with one.
+        recipes: Recipes by name or file; default: the subject where it is one, else the vision
+            stage of the 256M model.
+        tokenizer: Folder or hub id; default: the recipe's text decoder.
+        data: Data root; default: the recipe's.
+        resample: ``fast`` needs torch; sizes and tokens are the same for both.
+
+    Raises:
+        ConfigError: Neither a source nor a mixture, or a recipe is wrong.
+        DataNotFoundError: A source is not prepared, or not for this tokenizer.
+    """
+    given = [find_recipe(name) for name in recipes]
+    if (Path(subject) / MANIFEST_FILE).is_file():
+        data, subject = data or Path(subject).resolve().parents[1], Path(subject).resolve().name
+    own = _find_file(subject)
+    files = given or (
+        [own] if own and _is_recipe(own) else [find_recipe(n) for n in DEFAULT_RECIPE]
+    )
+    files = _with_model(files)
+    recipe = load_config(Recipe, *files)
+    root = data or _data_root(recipe)
+    source = subject.partition(":")[0]
+    if (root / "prepared" / source / MANIFEST_FILE).is_file():
+        mixture = MixtureSettings(entries=[_entry(subject)])
+    elif own is not None:
+        mixture = _read_mixture(own)
+    else:
+        raise ConfigError(_nothing_found(subject, root))
+    recipe.data.mixture = mixture
+    config = component_shapes(recipe.model)
+    processor = Processor.for_model(
+        config,
+        read_tokenizer(tokenizer or recipe.model.text_decoder.name),
+        image=replace(recipe.image, resample=resample),
+        video=recipe.video,
+    )
+    return OpenedMixture(
+        name=subject,
+        recipe=recipe,
+        recipe_files=files,
+        processor=processor,
+        entries=_open_entries(
+            recipe, mixture, root, processor, context=config.text.max_position_embeddings
+        ),
+    )
+
+
+def _open_entries(
+    recipe: Recipe, mixture: MixtureSettings, root: Path, processor: Processor, *, context: int
+) -> list[OpenedEntry]:
+    """The planner's tables, computed as a run computes them."""
+    sources = open_sources(mixture, root / "prepared", processor.tokenizer.key)
+    lengths = processor.length_model()
+    max_tokens = min(recipe.limits.max_tokens or context, context)
+    measured = {
+        name: measure_source(manifest, lengths, max_tokens=max_tokens)
+        for name, manifest in sources.items()
+    }
+    return [
+        OpenedEntry(
+            name=entry.name,
+            share=share,
+            manifest=sources[entry.source],
+            table=source_table(entry, sources[entry.source], measured[entry.source], recipe.limits),
+        )
+        for entry, share in zip(mixture.entries, mixture.shares, strict=True)
+    ]
+
+
+def _entry(subject: str) -> MixtureEntry:
+    source, _, subset = subject.partition(":")
+    return MixtureEntry(source=source, subset=subset or None)
+
+
+def _find_file(subject: str) -> Path | None:
+    """A recipe or mixture of that name; mixtures are also found without their folder."""
+    for name in (subject, f"mixtures/{subject}"):
+        try:
+            return find_recipe(name)
+        except ConfigError:
+            continue
+    return None
+
+
+def _is_recipe(path: Path) -> bool:
+    """Whether a file says more than which data are mixed."""
+    return bool(set(load_raw(path)) - {"data"})
+
+
+def _with_model(files: list[Path]) -> list[Path]:
+    beside = files[-1].parent / MODEL_FILE
+    if "model" in load_raw(*files) or not beside.is_file():
+        return files
+    return [beside, *files]
+
+
+def _read_mixture(path: Path) -> MixtureSettings:
+    mixture = load_config(Recipe, path).data.mixture
+    if mixture is None:
+        raise ConfigError(
+            f"{path}: sets no data.mixture; expected a mixture such as those in configs/mixtures/, "
+            "or the name of a prepared source"
+        )
+    return mixture
+
+
+def _data_root(recipe: Recipe) -> Path:
+    if recipe.data.root == "data" and os.environ.get("DATA_DIR"):
+        return Path(os.environ["DATA_DIR"])
+    return Path(recipe.data.root)
+
+
+def _nothing_found(subject: str, root: Path) -> str:
+    prepared = sorted(path.parent.name for path in root.glob(f"prepared/*/{MANIFEST_FILE}"))
+    known = [*prepared, *recipe_names()]
+    near = difflib.get_close_matches(subject.partition(":")[0], known, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}?" if near else f"prepared are {', '.join(prepared) or 'none'}"
+    return (
+        f"{subject}: no prepared source below {root / 'prepared'}, and no mixture or recipe; {hint}"
+    )
