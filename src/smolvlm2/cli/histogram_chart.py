@@ -47,7 +47,7 @@ def histogram_chart(values: np.ndarray, *, name: str) -> str:
         return HEIGHT - BOTTOM - samples / highest * (HEIGHT - TOP - BOTTOM)
 
     parts = []
-    for tick in round_ticks(0, highest, 4):
+    for tick in filter(float.is_integer, map(float, round_ticks(0, highest, 4))):
         parts.append(
             f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y(tick):.1f}" '
             f'y2="{y(tick):.1f}"/><text x="{LEFT - 8}" y="{y(tick) + 4:.1f}" '
@@ -71,7 +71,7 @@ def histogram_chart(values: np.ndarray, *, name: str) -> str:
     at = LEFT + min((middle - first) / width + 0.5 * (width == 1), count) * step
     parts.append(
         f'<line class="middle" x1="{at:.1f}" x2="{at:.1f}" y1="{TOP}" y2="{HEIGHT - BOTTOM}"/>'
-        f'<text x="{LEFT - 8}" y="12" text-anchor="end">samples</text>'
+        f'<text x="0" y="12">samples</text>'
         f'<text x="{WIDTH - RIGHT}" y="{HEIGHT - 6}" text-anchor="end">{name}</text>'
     )
     label = f"{len(values)} samples, median {middle:g} {name}, largest {largest}"

@@ -119,7 +119,7 @@ def describe(opened: OpenedMixture) -> str:
         resample += f" (training uses {trained}; --resample {trained} shows that)"
     admitted = sum(len(entry.table) for entry in opened.entries)
     return (
-        f"{admitted:,} samples admitted by {' + '.join(map(str, opened.recipe_files))}; tiles of "
+        f"{admitted:,} samples admitted by {' + '.join(opened.recipe_names)}; tiles of "
         f"{processor.tile_size} px and {processor.tokens_per_tile} tokens, longest edge "
         f"{processor.image.longest_edge} px, upscale {processor.image.upscale}, resize {resample}"
     )

@@ -30,12 +30,12 @@ def index_table(samples: Sequence[InspectedSample]) -> str:
             else "<td class=wrong colspan=3>cannot be read</td>"
         )
         rows.append(
-            f"<tr><th scope=row><a href='#s{number}'>{escape(shown.sample_id)}</a></th>"
-            f"<td class=left>{escape(shown.modality)}</td>{cells}</tr>"
+            f"<tr><th scope=row><a href='#s{number}'>{escape(shown.sample_id)}</a>"
+            f"<small>{escape(shown.modality)}</small></th>{cells}</tr>"
         )
     return (
-        "<div class='card table index'><table><thead><tr><th>Sample</th><th class=left>Modality"
-        "</th><th>Tokens</th><th>Tiles</th><th>Supervised</th></tr></thead>"
+        "<div class='card table index'><table><thead><tr><th>Sample</th>"
+        "<th>Tokens</th><th>Tiles</th><th>Supervised</th></tr></thead>"
         f"<tbody>{''.join(rows)}</tbody></table></div>"
     )
 

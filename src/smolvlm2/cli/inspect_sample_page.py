@@ -181,7 +181,8 @@ def _plain_messages(shown: InspectedSample) -> str:
 def _tokens(found: Sequence[Chip], most: int | None) -> str:
     drawn = []
     for chip in found[:most]:
-        classes = f"t {chip.kind}" + (" sup" if chip.supervised else "")
+        kind = "" if chip.kind == "text" else f" {chip.kind}"
+        classes = f"t{kind}{' sup' if chip.supervised else ''}"
         text = escape(chip.shown) + (f" &times; {chip.count}" if chip.kind == "visual" else "")
         # Focusable, so that a tap shows the details too; not on the way of the tab key.
         drawn.append(

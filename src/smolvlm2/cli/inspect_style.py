@@ -46,6 +46,7 @@ figure { margin: 0; min-width: 0; }
 .t { background: var(--chip); border-radius: 3px; padding: 1px 2px; margin-right: 1px;
   white-space: pre-wrap; overflow-wrap: anywhere; unicode-bidi: isolate;
   -webkit-box-decoration-break: clone; box-decoration-break: clone; cursor: help; }
+.t.special, .t.visual { display: inline-block; max-width: 100%; line-height: 1.35; }
 .t.special { background: var(--special); color: var(--special-ink); font-size: .9em; }
 .t.visual { background: var(--visual); color: var(--visual-ink); font-weight: 600; }
 .t.sup { background: var(--sup); box-shadow: inset 0 -2px var(--sup-line); }

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from smolvlm2.cli.prepare import read_tokenizer
-from smolvlm2.config import find_recipe, load_config, load_raw, recipe_names
+from smolvlm2.config import find_recipe, load_config, load_raw, recipe_names, recipes_folder
 from smolvlm2.data.manifest import MANIFEST_FILE, Manifest
 from smolvlm2.data.mixture import MixtureEntry, MixtureSettings
 from smolvlm2.errors import ConfigError
@@ -52,6 +52,17 @@ class OpenedMixture:
     """The recipe's, but for how images are resized."""
     entries: list[OpenedEntry]
     """In the mixture's order."""
+
+    @property
+    def recipe_names(self) -> list[str]:
+        """The recipe's files, shipped ones by name."""
+        shipped = recipes_folder().resolve()
+        return [
+            path.relative_to(shipped).with_suffix("").as_posix()
+            if (path := file.resolve()).is_relative_to(shipped)
+            else str(file)
+            for file in self.recipe_files
+        ]
 
     @property
     def sources(self) -> dict[str, Manifest]:
