@@ -66,7 +66,7 @@ def inspect(
         name = re.sub(r"[^\w.-]+", "-", opened.name).strip("-.")
         output = Path("runs") / "inspect" / f"{name}.html"
     page = write_inspection(opened, samples, output, whole=bool(sample_ids))
-    print(f"{page}: {len(samples)} samples of {subject}; open it in a browser")
+    print(f"{page}: samples of {subject}, {len(samples)} in all; open it in a browser")
     return page
 
 
@@ -117,7 +117,7 @@ def describe(opened: OpenedMixture) -> str:
     resample: str = processor.image.resample
     if trained != resample:
         resample += f" (training uses {trained}; --resample {trained} shows that)"
-    admitted = sum(len(entry.table) for entry in opened.entries)
+    admitted = sum(len(entry) for entry in opened.entries)
     return (
         f"{admitted:,} samples admitted by {' + '.join(opened.recipe_names)}; tiles of "
         f"{processor.tile_size} px and {processor.tokens_per_tile} tokens, longest edge "

@@ -66,7 +66,7 @@ def histograms(opened: OpenedMixture) -> str:
 def _column(opened: OpenedMixture, name: str) -> np.ndarray:
     empty = np.zeros(0, dtype=np.int64)
     return np.concatenate(
-        [empty, *(getattr(entry.table, name) for entry in opened.entries)], dtype=np.int64
+        [empty, *(getattr(entry, name) for entry in opened.entries)], dtype=np.int64
     )
 
 
@@ -74,13 +74,12 @@ def subsets_table(opened: OpenedMixture) -> str:
     """Samples, modalities and mean lengths of each subset that the recipe admits."""
     rows = []
     for entry in opened.entries:
-        table = entry.table
-        subset = np.asarray(entry.manifest.geometry.row_subset)[table.rows]
+        subset = np.asarray(entry.manifest.geometry.row_subset)[entry.rows]
         for number in np.unique(subset).tolist():
             here = subset == number
             name = entry.manifest.subsets[number]
-            counts = np.bincount(table.modality[here], minlength=len(MODALITIES))
-            means = [getattr(table, c)[here].mean() for c in ("tokens", "tiles", "supervised")]
+            counts = np.bincount(entry.modality[here], minlength=len(MODALITIES))
+            means = [getattr(entry, c)[here].mean() for c in ("tokens", "tiles", "supervised")]
             rows.append(
                 f"<tr><th scope=row>{escape(name or entry.name)}<small>{escape(entry.name)}"
                 f"</small></th><td>{int(here.sum()):,}</td><td>{_mix(counts)}</td>"
@@ -182,7 +181,7 @@ def _excluded(opened: OpenedMixture) -> str:
         f"<tr><th scope=row>{escape(entry.name)}</th><td class=left>{escape(reason)}</td>"
         f"<td>{count:,}</td></tr>"
         for entry in opened.entries
-        for reason, count in {**entry.table.excluded, "turns cut": entry.table.cut}.items()
+        for reason, count in {**entry.excluded, "turns cut": entry.cut}.items()
         if count
     ]
     if not rows:

@@ -125,9 +125,9 @@ def draw_rows(opened: OpenedMixture, count: int, seed: int) -> list[tuple[Opened
 def _groups(opened: OpenedMixture) -> Iterator[tuple[OpenedEntry, int, np.ndarray]]:
     """Entry, modality and admitted rows of each group that has some."""
     for entry in opened.entries:
-        rows = entry.table.rows
+        rows = entry.rows
         subset = np.asarray(entry.manifest.geometry.row_subset)[rows].astype(np.int64)
-        code = subset * len(ROW_MODALITIES) + entry.table.modality
+        code = subset * len(ROW_MODALITIES) + entry.modality
         order = np.argsort(code, kind="stable")
         values, starts = np.unique(code[order], return_index=True)
         for value, chosen in zip(values, np.split(order, starts[1:]), strict=False):
@@ -154,7 +154,7 @@ def find_rows(opened: OpenedMixture, ids: Sequence[str]) -> list[tuple[OpenedEnt
         if name is None:
             raise DataError(_unknown(opened, columns, sample_id))
         entries = [entry for entry in opened.entries if entry.manifest.source == name]
-        admitting = (entry for entry in entries if row in entry.table.rows)
+        admitting = (entry for entry in entries if entry.place(row) is not None)
         found.append((next(admitting, entries[0]), row))
     return found
 
@@ -193,11 +193,9 @@ def ledger_lines(manifest: Manifest) -> Iterator[dict[str, Any]]:
 
 def inspect_row(opened: OpenedMixture, entry: OpenedEntry, row: int) -> InspectedSample:
     """Read and process one row exactly as the loader does; an error is kept, not raised."""
-    manifest, table = entry.manifest, entry.table
+    manifest, place = entry.manifest, entry.place(row)
     geometry, published = manifest.geometry, manifest.row(row)
-    place = int(np.searchsorted(table.rows, row))
-    admitted = place < len(table) and table.rows[place] == row
-    kept = int(table.messages[place]) if admitted else len(published.messages)
+    kept = len(published.messages) if place is None else int(entry.messages[place])
     messages = published.messages[:kept]
     markers = sum(part["type"] != "text" for message in messages for part in message["content"])
     first = int(geometry.media_offsets[row])
@@ -222,7 +220,7 @@ def inspect_row(opened: OpenedMixture, entry: OpenedEntry, row: int) -> Inspecte
         flags=[name for name, bit in FLAGS.items() if flags & bit],
         messages=messages,
         cut=len(published.messages) - kept,
-        planned=_planned(entry, place) if admitted else None,
+        planned=None if place is None else _planned(entry, place),
         media=media,
     )
     store = MediaStore(manifest.data_root)
@@ -237,11 +235,10 @@ def inspect_row(opened: OpenedMixture, entry: OpenedEntry, row: int) -> Inspecte
 
 
 def _planned(entry: OpenedEntry, place: int) -> Lengths:
-    table = entry.table
     return Lengths(
-        tokens=int(table.tokens[place]),
-        tiles=int(table.tiles[place]),
-        supervised=int(table.supervised[place]),
+        tokens=int(entry.tokens[place]),
+        tiles=int(entry.tiles[place]),
+        supervised=int(entry.supervised[place]),
     )
 
 

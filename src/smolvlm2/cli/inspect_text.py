@@ -127,6 +127,6 @@ def _ledger(opened: OpenedMixture, name: str) -> str:
         if entry.manifest.source == name:
             lines += [
                 f"    {count:7,} left out of {entry.name} by the recipe: {reason}"
-                for reason, count in entry.table.excluded.items()
+                for reason, count in entry.excluded.items()
             ]
     return "\n".join(lines)

@@ -133,6 +133,20 @@ def inspect(
     )
 
 
+@data_app.command("stats")
+def data_stats(
+    subject: Annotated[str, typer.Argument(help="A mixture, a recipe or a prepared source.")],
+    recipe: RecipeFiles = None,
+    tokenizer: DataTokenizer = None,
+    data: DataRoot = None,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+) -> None:
+    """Shares of samples, tokens, tiles and labels next to the mixture's weights."""
+    from smolvlm2.cli.data_stats import data_stats
+
+    print(data_stats(subject, recipes=recipe or (), tokenizer=tokenizer, data=data, as_json=json))
+
+
 # The training commands have the specification's flags and key=value; their module parses both.
 _OWN_ARGUMENTS = {"allow_extra_args": True, "ignore_unknown_options": True}
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+
 from smolvlm2.cli.prepare import read_tokenizer
 from smolvlm2.config import find_recipe, load_config, load_raw, recipe_names, recipes_folder
 from smolvlm2.data.manifest import MANIFEST_FILE, Manifest
@@ -26,16 +28,42 @@ MODEL_FILE = "model_256m.yaml"
 
 @dataclass(kw_only=True)
 class OpenedEntry:
-    """One entry of the mixture."""
+    """One entry of the mixture; the arrays have a value for each of the n rows admitted."""
 
     name: str
     """``source`` or ``source:subset``."""
+    weight: float
+    """Share by the mixture's weights; all entries sum to 1."""
     share: float
-    """Of the samples, by the mixture's weights; all entries sum to 1."""
+    """Share of the samples that training sees; all entries sum to 1."""
     manifest: Manifest
     """Of the source."""
-    table: SourceTable
-    """What the recipe admits of it."""
+    subsets: list[int]
+    """Numbers of the source's subsets that belong to the entry."""
+    rows: np.ndarray
+    """int64 ``(n,)``, ascending: rows of the manifest that the recipe admits."""
+    messages: np.ndarray
+    """int64 ``(n,)``: messages that fit."""
+    tokens: np.ndarray
+    """int64 ``(n,)``, visual ones included."""
+    tiles: np.ndarray
+    """int64 ``(n,)``."""
+    supervised: np.ndarray
+    """int64 ``(n,)``: tokens with loss."""
+    modality: np.ndarray
+    """int64 ``(n,)``: index into ``MODALITIES``."""
+    excluded: dict[str, int]
+    """Rows that the recipe leaves out, by reason."""
+    cut: int
+    """Admitted rows that lose turns at their end."""
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def place(self, row: int) -> int | None:
+        """Where a row of the manifest stands in the arrays; None where it is not admitted."""
+        place = int(np.searchsorted(self.rows, row))
+        return place if place < len(self) and self.rows[place] == row else None
 
 
 @dataclass(kw_only=True)
@@ -140,15 +168,32 @@ def _open_entries(
         name: measure_source(manifest, lengths, max_tokens=max_tokens)
         for name, manifest in sources.items()
     }
-    return [
-        OpenedEntry(
-            name=entry.name,
-            share=share,
-            manifest=sources[entry.source],
-            table=source_table(entry, sources[entry.source], measured[entry.source], recipe.limits),
-        )
-        for entry, share in zip(mixture.entries, mixture.shares, strict=True)
+    tables = [
+        source_table(entry, sources[entry.source], measured[entry.source], recipe.limits)
+        for entry in mixture.entries
     ]
+    return [
+        _opened(entry, weight, sources[entry.source], table)
+        for entry, weight, table in zip(mixture.entries, mixture.shares, tables, strict=True)
+    ]
+
+
+def _opened(
+    entry: MixtureEntry, weight: float, manifest: Manifest, table: SourceTable
+) -> OpenedEntry:
+    """The planner's table as plain arrays: the only place here that knows its form."""
+    columns = ("rows", "messages", "tokens", "tiles", "supervised", "modality")
+    numbers = range(len(manifest.subsets))
+    return OpenedEntry(
+        name=entry.name,
+        weight=weight,
+        share=weight,
+        manifest=manifest,
+        subsets=[n for n in numbers if entry.subset in (None, manifest.subsets[n])],
+        **{name: np.asarray(getattr(table, name), dtype=np.int64) for name in columns},
+        excluded=dict(table.excluded),
+        cut=table.cut,
+    )
 
 
 def _entry(subject: str) -> MixtureEntry:
