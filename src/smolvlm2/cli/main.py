@@ -147,6 +147,21 @@ def data_stats(
     print(data_stats(subject, recipes=recipe or (), tokenizer=tokenizer, data=data, as_json=json))
 
 
+@data_app.command("contamination")
+def data_contamination(
+    sources: Annotated[list[str], typer.Argument(help="Names of prepared sources.")],
+    benchmarks: Annotated[list[Path], typer.Option(help="Folder of benchmark images, repeatable.")],
+    data: Annotated[
+        Path, typer.Option(help="Data root, with prepared/.", envvar="DATA_DIR")
+    ] = Path("data"),
+    workers: Annotated[int, typer.Option(min=0, help="Processes; 0 works in this one.")] = 0,
+) -> None:
+    """Find training samples that show a benchmark's image; training leaves them out."""
+    from smolvlm2.cli.contamination import find_contamination
+
+    find_contamination(sources, benchmarks, data, workers=workers)
+
+
 # The training commands have the specification's flags and key=value; their module parses both.
 _OWN_ARGUMENTS = {"allow_extra_args": True, "ignore_unknown_options": True}
 
