@@ -152,11 +152,7 @@ def _contents(path: Path, name: str) -> Iterator[tuple[str, int, Content]]:
     elif zipfile.is_zipfile(path):
         yield from _zip_members(path, name)
     elif tarfile.is_tarfile(path):
-        with tarfile.open(path, "r|*") as archive:
-            for info in archive:
-                stream = archive.extractfile(info) if info.isreg() else None
-                if stream is not None:
-                    yield f"{name}: {info.name}", *_content(stream, info.size)
+        yield from _tar_members(path, name)
     else:
         with path.open("rb") as file:
             yield name, *_content(file, path.stat().st_size)
@@ -175,6 +171,19 @@ def _zip_members(path: Path, name: str) -> Iterator[tuple[str, int, Content]]:
                 yield where, entry.file_size, error
 
 
+def _tar_members(path: Path, name: str) -> Iterator[tuple[str, int, Content]]:
+    with path.open("rb") as file:
+        plain = file.read(262)[257:] == b"ustar"
+    with tarfile.open(path, "r|*") as archive:
+        for info in archive:
+            stream = archive.extractfile(info) if info.isreg() else None
+            if stream is not None:
+                yield f"{name}: {info.name}", *_content(stream, info.size)
+        # Cut inside a header a plain tar ends like a whole one; compressed ones notice themselves.
+        if plain and path.stat().st_size - archive.offset < tarfile.BLOCKSIZE:
+            raise EOFError("no mark at the end of the archive")
+
+
 def _content(file: IO[bytes], size: int) -> tuple[int, bytes | IO[bytes]]:
     if size > MOST_IMAGE_BYTES:
         return size, file
@@ -182,6 +191,8 @@ def _content(file: IO[bytes], size: int) -> tuple[int, bytes | IO[bytes]]:
     data = file.read(MOST_IMAGE_BYTES + 1)
     if len(data) > MOST_IMAGE_BYTES:
         raise EOFError(f"unpacks to more than the {size} bytes that its archive says")
+    if len(data) < size:
+        raise EOFError(f"has {len(data)} of {size} bytes")
     return len(data), data
 
 
