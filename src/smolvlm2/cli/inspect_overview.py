@@ -146,12 +146,13 @@ def _source_ledger(name: str, manifest: Manifest) -> str:
         shown = "".join(f"<div class=example>{escape(describe_line(line))}</div>" for line in lines)
         rows.append(
             f"<tr><th scope=row>{escape(reason)}</th><td>{left_out.get(reason, 0):,}</td>"
-            f"<td>{others.get(reason, 0):,}</td><td class=left>{shown}</td></tr>"
+            f"<td>{others.get(reason, 0):,}</td></tr>"
+            f"<tr class=examples-of><td class=left colspan=3>{shown}</td></tr>"
         )
     repairs = ", ".join(f"{count:,} {kind}" for kind, count in facts.get("repairs", {}).items())
     table = (
         "<div class='card table ledger'><table><thead><tr><th>Reason</th><th>Rows</th>"
-        "<th>Other files</th><th class=left>First of them</th></tr></thead>"
+        "<th>Other files</th></tr></thead>"
         f"<tbody>{''.join(rows)}</tbody></table></div>"
         if rows
         else ""

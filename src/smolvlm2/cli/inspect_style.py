@@ -77,6 +77,7 @@ svg .middle { stroke: var(--mark); stroke-width: 1.6; stroke-dasharray: 5 4; }
 .m-text { background: #7d8796; } .m-image { background: #3f7be0; }
 .m-multi-image { background: #25a37a; } .m-video { background: #d98a1f; }
 .key i { display: inline-block; width: 10px; height: 10px; border-radius: 2px; margin-right: 5px; }
+.examples-of td { border-top: 0; padding-top: 0 !important; }
 .example { color: var(--quiet); font-size: .8rem; }
 @media (max-width: 520px) { .sample { padding: 12px; } .original, .whole { flex-basis: 46%; }
   .grid { flex-basis: 100%; } .numbers { gap: 4px 16px; }
