@@ -1,11 +1,16 @@
 """What the planner sees of the samples."""
 
+import json
+import shutil
 from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from smolvlm2.data.contamination import CONTAMINATION_FILE
+from smolvlm2.data.grouping import open_grouped
+from smolvlm2.data.manifest import Manifest
 from smolvlm2.data.media import MediaStore
 from smolvlm2.data.mixture import MixtureEntry, MixtureSettings
 from smolvlm2.errors import ConfigError, DataError, DataNotFoundError
@@ -105,6 +110,24 @@ def test_a_conversation_whose_first_pair_does_not_fit_is_left_out_and_counted(op
     table = table_of(opened, 0, max_tokens=60)
     assert table.excluded["too_long"] + len(table) == len(opened[0].manifests[0])
     assert table.excluded["too_long"] > 0
+
+
+@pytest.mark.parametrize("joined", [1, 2])
+def test_rows_that_a_benchmark_shows_are_left_out_and_counted(opened, tmp_path, joined):
+    data, processor = opened
+    source = data.manifests[0]
+    folder = tmp_path / "data" / "prepared" / source.source
+    shutil.copytree(source.folder, folder)
+    before = table_of(opened, manifest=Manifest.open(folder, source.tokenizer_key))
+    found = {"manifest": source.hash, "rows": [0, 3, 4]}
+    (folder / CONTAMINATION_FILE).write_text(json.dumps(found))
+    manifest = Manifest.open(folder, source.tokenizer_key)
+    manifest = open_grouped(manifest, joined, processor.tokenizer)
+    expected = manifest.holding(np.array([0, 3, 4]))
+    table = table_of(opened, manifest=manifest)
+    assert table.excluded["contaminated"] == len(expected) > 0
+    assert not set(expected.tolist()) & set(table.column("rows").tolist())
+    assert table.hash() != before.hash()
 
 
 def test_samples_with_too_many_images_are_left_out_whole_and_counted(opened):

@@ -168,6 +168,7 @@ def test_each_medium_may_have_its_own_limit(processor: Processor, picture: Pictu
     media = [picture(90, 90), picture(90, 90), encode_video(40, 10)]
     sample = processor.encode_sample(messages, media, [None, 32, 2])
     assert len(sample.tiles) == 17 + 1 + 2
+    assert [layout.tiles for layout in sample.layouts] == [17, 1, 2]
     lengths = processor.length_model()
     image = lengths.images([90, 90], [90, 90], [128, 32])
     assert image[0].tolist() == [17, 1]

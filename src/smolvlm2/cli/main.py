@@ -23,6 +23,8 @@ app = typer.Typer(
 )
 recipes_app = typer.Typer(help="List, show and compare the shipped recipes.", rich_markup_mode=None)
 app.add_typer(recipes_app, name="recipes")
+data_app = typer.Typer(help="Look at prepared data as a whole.", rich_markup_mode=None)
+app.add_typer(data_app, name="data")
 
 Device = Annotated[str, typer.Option(help="cpu, cuda, mps, or auto for the best one here.")]
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
@@ -127,6 +129,82 @@ def plan(
     from smolvlm2.cli.plan import describe_plan
 
     print(describe_plan(recipes, checkpoint=checkpoint, ranks=ranks, gpu_memory=gpu_memory))
+
+
+RecipeFiles = Annotated[
+    list[str] | None,
+    typer.Option(help="Recipe by name or file, repeatable; default: SUBJECT's own, else 256M's."),
+]
+DataTokenizer = Annotated[
+    str | None,
+    typer.Option(help="As in prepare, or a run or checkpoint; default: the recipe's."),
+]
+DataRoot = Annotated[Path | None, typer.Option(help="Data root; default: the recipe's.")]
+
+
+@app.command()
+def inspect(
+    subject: Annotated[str, typer.Argument(help="A prepared source, a mixture or a recipe.")],
+    sample: Annotated[
+        list[str] | None, typer.Option(help="A sample by its id, shown whole; repeatable.")
+    ] = None,
+    count: Annotated[int, typer.Option(min=1, help="Samples drawn, over all modalities.")] = 12,
+    seed: Annotated[int, typer.Option(help="Of the draw.")] = 0,
+    recipe: RecipeFiles = None,
+    tokenizer: DataTokenizer = None,
+    data: DataRoot = None,
+    resample: Annotated[
+        Literal["exact", "fast"], typer.Option(help="How images are resized; fast needs torch.")
+    ] = "exact",
+    output: Annotated[
+        Path | None, typer.Option(help="The page; default: runs/inspect/SUBJECT.html.")
+    ] = None,
+    text: Annotated[bool, typer.Option("--text", help="Print instead of writing a page.")] = False,
+) -> None:
+    """Show what the model will see: tiles, frames, tokens, labels, lengths, the ledger."""
+    from smolvlm2.cli.inspect import inspect
+
+    inspect(
+        subject,
+        sample_ids=sample or (),
+        count=count,
+        seed=seed,
+        recipes=recipe or (),
+        tokenizer=tokenizer,
+        data=data,
+        resample=resample,
+        output=output,
+        text=text,
+    )
+
+
+@data_app.command("stats")
+def data_stats(
+    subject: Annotated[str, typer.Argument(help="A mixture, a recipe or a prepared source.")],
+    recipe: RecipeFiles = None,
+    tokenizer: DataTokenizer = None,
+    data: DataRoot = None,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+) -> None:
+    """Shares of samples, tokens, tiles and labels next to the mixture's weights."""
+    from smolvlm2.cli.data_stats import data_stats
+
+    print(data_stats(subject, recipes=recipe or (), tokenizer=tokenizer, data=data, as_json=json))
+
+
+@data_app.command("contamination")
+def data_contamination(
+    sources: Annotated[list[str], typer.Argument(help="Names of prepared sources.")],
+    benchmarks: Annotated[list[Path], typer.Option(help="Folder of benchmark images, repeatable.")],
+    data: Annotated[
+        Path, typer.Option(help="Data root, with prepared/.", envvar="DATA_DIR")
+    ] = Path("data"),
+    workers: Annotated[int, typer.Option(min=0, help="Processes; 0 works in this one.")] = 0,
+) -> None:
+    """Find training samples that show a benchmark's image; training leaves them out."""
+    from smolvlm2.cli.contamination import find_contamination
+
+    find_contamination(sources, benchmarks, data, workers=workers)
 
 
 # These commands have the specification's own flags; their modules parse them.

@@ -57,6 +57,16 @@ class GroupedManifest(Manifest):
         found: list[int] = self._rows[self._offsets[place] : self._offsets[place + 1]].tolist()
         return found
 
+    @property
+    def base_hash(self) -> str:
+        """Hash of the source that is grouped."""
+        return self._base.hash
+
+    def holding(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Rows that are made of any of the source's rows given, ascending."""
+        places = np.flatnonzero(np.isin(self._rows, rows))
+        return np.unique(np.searchsorted(self._offsets, places, side="right") - 1)
+
     def sample_id(self, index: int) -> str:
         """The id of its first row, and how many more there are."""
         first, *others = self.members(index)

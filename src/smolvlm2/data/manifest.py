@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from smolvlm2.data.geometry import Geometry
@@ -107,6 +108,15 @@ class Manifest:
     def hash(self) -> str:
         """Hash of all rows and geometry, hexadecimal; token columns are keyed on their own."""
         return str(self._facts["hash"])
+
+    @property
+    def base_hash(self) -> str:
+        """Hash of the source as it was prepared, whatever was made of its rows since."""
+        return self.hash
+
+    def holding(self, rows: np.ndarray) -> np.ndarray:
+        """Rows of this manifest that hold the given rows of the source as it was prepared."""
+        return rows
 
     @property
     def subsets(self) -> list[str]:

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 
+from smolvlm2.data.contamination import contaminated_rows
 from smolvlm2.data.geometry import FLAGS, MEDIA_COLUMNS, MESSAGE_COLUMNS, TOKEN_COLUMNS, Geometry
 from smolvlm2.data.manifest import Manifest
 from smolvlm2.errors import DataError
@@ -78,7 +79,8 @@ def admitted_rows(manifest: Manifest, lengths: LengthModel, admission: Admission
     """
     if manifest.geometry.message_text_tokens is None:
         raise DataError(f"{manifest.folder}: opened without token columns")
-    folder = manifest.folder / f"lengths-{_key(manifest, lengths, admission)}"
+    contaminated = manifest.holding(contaminated_rows(manifest.folder, manifest.base_hash))
+    folder = manifest.folder / f"lengths-{_key(manifest, lengths, admission, contaminated)}"
     if not (folder / FACTS_FILE).is_file():
         unfinished = folder.with_name(f"{folder.name}.{os.getpid()}.partial")
         shutil.rmtree(unfinished, ignore_errors=True)  # of a process of this number that died
@@ -86,9 +88,9 @@ def admitted_rows(manifest: Manifest, lengths: LengthModel, admission: Admission
             unfinished.mkdir()
         except OSError as error:
             logger.info("%s: cannot be written (%s), lengths stay in memory", folder, error)
-            return _compute(manifest, lengths, admission, None)
+            return _compute(manifest, lengths, admission, contaminated, None)
         try:
-            _compute(manifest, lengths, admission, unfinished)
+            _compute(manifest, lengths, admission, contaminated, unfinished)
             if not folder.exists():  # else another process was faster, with the same result
                 unfinished.rename(folder)
         finally:
@@ -104,7 +106,12 @@ def _restored(facts: dict[str, Any]) -> dict[str, Any]:
     return {"offsets": offsets, "subsets": facts["subsets"], "digest": facts["digest"]}
 
 
-def _key(manifest: Manifest, lengths: LengthModel, admission: Admission) -> str:
+def _key(
+    manifest: Manifest,
+    lengths: LengthModel,
+    admission: Admission,
+    contaminated: NDArray[np.int64],
+) -> str:
     image, video = asdict(lengths.image), asdict(lengths.video)
     # These change pixels or speed, never a length.
     image.pop("resample")
@@ -118,13 +125,18 @@ def _key(manifest: Manifest, lengths: LengthModel, admission: Admission) -> str:
         "tile_size": lengths.tile_size,
         "image": image,
         "video": video,
+        "contaminated": hashlib.sha256(contaminated.tobytes()).hexdigest(),
         **asdict(admission),
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _compute(
-    manifest: Manifest, lengths: LengthModel, admission: Admission, folder: Path | None
+    manifest: Manifest,
+    lengths: LengthModel,
+    admission: Admission,
+    contaminated: NDArray[np.int64],
+    folder: Path | None,
 ) -> AdmittedRows:
     """Measure all rows by chunks, then sort them by subset; with a folder, on disk."""
     rows, names = len(manifest), manifest.subsets
@@ -135,7 +147,10 @@ def _compute(
     admitted = 0
     for start in range(0, rows, CHUNK_ROWS):
         stop = min(start + CHUNK_ROWS, rows)
-        cut, records, subset = _admit(manifest.geometry, lengths, admission, start, stop, excluded)
+        known = contaminated[(contaminated >= start) & (contaminated < stop)]
+        cut, records, subset = _admit(
+            manifest.geometry, lengths, admission, known, start, stop, excluded
+        )
         found[admitted : admitted + len(records)] = records
         subset_of[admitted : admitted + len(records)] = subset
         admitted += len(records)
@@ -185,6 +200,7 @@ def _admit(
     geometry: Geometry,
     lengths: LengthModel,
     admission: Admission,
+    contaminated: NDArray[np.int64],
     start: int,
     stop: int,
     excluded: Sequence[Counter[str]],
@@ -201,6 +217,7 @@ def _admit(
             excluded[subset][reason] += int(counts[subset])
         chosen &= ~rows
 
+    leave_out("contaminated", np.isin(np.arange(start, stop), contaminated))
     for flag in admission.exclude:
         leave_out(flag, (part.row_flags & FLAGS[flag]) > 0)
     if admission.max_images is not None:

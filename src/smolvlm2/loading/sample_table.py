@@ -129,7 +129,7 @@ def source_table(entry: MixtureEntry, manifest: Manifest, admitted: AdmittedRows
         name=entry.name,
         **admitted.columns,
         excluded=dict(excluded),
-        cut=totals.pop("cut"),
+        cut=totals.pop("cut", 0),
         content=manifest.hash,
         part=Part(
             starts=admitted.offsets[numbers],

@@ -40,6 +40,8 @@ class ProcessedSample:
     """bool ``(L,)``: the assistant's answers and their end tokens."""
     tiles: np.ndarray
     """uint8 ``(T, 3, S, S)``; T is 0 for text."""
+    layouts: tuple[MediaLayout, ...] = ()
+    """Grid or frame times of each medium, in order: which tiles are whose."""
 
 
 @dataclass(frozen=True)
@@ -243,7 +245,10 @@ class Processor:
         encoded = self.encode_text(
             messages, [medium.layout for medium in read], add_generation_prompt
         )
-        return ProcessedSample(encoded.input_ids, encoded.supervised, self.join_tiles(read))
+        layouts = tuple(medium.layout for medium in read)
+        return ProcessedSample(
+            encoded.input_ids, encoded.supervised, self.join_tiles(read), layouts
+        )
 
     def read_medium(
         self, kind: str, source: Any, limit: int | None = None, out: np.ndarray | None = None

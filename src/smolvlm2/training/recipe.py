@@ -12,7 +12,7 @@ from smolvlm2.errors import ConfigError
 from smolvlm2.loading.loader import SAMPLE_TIMEOUT_S
 from smolvlm2.loading.micro_batch import LossWeight
 from smolvlm2.loading.sample_table import LimitSettings
-from smolvlm2.model.components import ComponentSettings
+from smolvlm2.model.component_shapes import ComponentSettings
 from smolvlm2.plan.packs import PackSettings
 from smolvlm2.processing.tiling import ImageSettings
 from smolvlm2.processing.video import VideoSettings

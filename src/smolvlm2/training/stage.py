@@ -9,7 +9,8 @@ import torch
 
 from smolvlm2.errors import CheckpointError, ConfigError
 from smolvlm2.loading.reader import PackReader
-from smolvlm2.model.components import component_shapes, load_components
+from smolvlm2.model.component_shapes import component_shapes
+from smolvlm2.model.components import load_components
 from smolvlm2.model.config import SmolVLMConfig
 from smolvlm2.model.hub import write_json
 from smolvlm2.model.smolvlm import SmolVLM
