@@ -128,3 +128,29 @@ def test_diff_without_names_compares_the_shipped_recipes_with_the_published(run)
     assert out.count("\nb: ") == 3
     assert "model.vision_encoder.image_size\n  a: 384\n  b: 512\n  why: " in out
     assert "training.unfreeze_vision_after_steps\n  a: 10000\n" in out
+
+
+def test_inspect_writes_a_page_or_prints(run, recipe_file, tmp_path):
+    page = tmp_path / "page.html"
+    status, out, _ = run("inspect", recipe_file, "--count", "2", "--output", str(page))
+    assert (status, page.is_file()) == (0, True)
+    assert f"{page}: " in out
+    status, out, _ = run("inspect", "text_digits", "--recipe", recipe_file, "--text", "--count=1")
+    assert status == 0
+    assert out.startswith("=== text_digits/")
+    status, _, err = run("inspect", recipe_file, "--sample", "nobody")
+    assert (status, err.startswith("error: sample 'nobody' is in none of ")) == (2, True)
+
+
+def test_data_stats_prints_tables_or_json(run, recipe_file):
+    status, out, _ = run("data", "stats", recipe_file)
+    assert (status, "m4_digits" in out) == (0, True)
+    status, out, _ = run("data", "stats", recipe_file, "--json")
+    assert (status, out[0]) == (0, "{")
+
+
+def test_data_contamination_needs_benchmarks(run, looked_at, tmp_path):
+    arguments = ("data", "contamination", "text_digits", "--data", str(looked_at / "data"))
+    assert run(*arguments)[0] == 2
+    status, _, err = run(*arguments, "--benchmarks", str(tmp_path / "nowhere"))
+    assert (status, "no such folder of benchmark images" in err) == (2, True)

@@ -1,6 +1,10 @@
 """What the data tests share: a few dozen scans drawn, written and prepared once."""
 
+import io
 import json
+import struct
+import tarfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +18,8 @@ from smolvlm2.data.demo.clips import encode_clip
 from smolvlm2.data.demo.layouts import CAULDRON_SCHEMA
 from smolvlm2.data.demo.pages import Style, draw_page, encode_page
 from smolvlm2.data.demo_digits import write_demo_data
-from smolvlm2.data.prepare import prepare_source
-from smolvlm2.data.sources.catalogue import SOURCES
+from smolvlm2.data.prepare import PrepareSettings, prepare_source
+from smolvlm2.data.sources.catalogue import DEMO_SOURCES
 from smolvlm2.processing.tokenizer import Tokenizer, extend_for_images
 
 TINY = {
@@ -75,7 +79,7 @@ def demo_root(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def prepared_root(demo_root, tokenizer) -> Path:
     """The same root with all four demo sources prepared."""
-    for name, source in SOURCES.items():
+    for name, source in DEMO_SOURCES.items():
         raw = demo_root / "raw" / source.raw_folder
         prepare_source(source.adapter, raw, demo_root / "prepared" / name, tokenizer)
     return demo_root
@@ -127,11 +131,12 @@ def raw(tmp_path) -> Path:
 
 @pytest.fixture
 def prepare(raw, tokenizer):
-    """Prepare the raw folder: ``prepare(adapter, workers=0)`` gives folder and summary."""
+    """Prepare the raw folder: ``prepare(adapter, consume=True)`` gives folder and summary."""
 
-    def run(adapter, **options):
+    def run(adapter, progress=None, **options):
         out = raw.parent.parent / "prepared" / adapter.source
-        return out, prepare_source(adapter, raw, out, tokenizer, **options)
+        settings = PrepareSettings(**options)
+        return out, prepare_source(adapter, raw, out, tokenizer, settings, progress)
 
     return run
 
@@ -170,3 +175,64 @@ def write_rows():
 def reasons():
     """Row and reason of ledger lines."""
     return lambda lines: [(line["row"], line["reason"]) for line in lines]
+
+
+@pytest.fixture(scope="session")
+def write_tar():
+    """Write a tar: ``write_tar(path, {name: bytes}, mode="w:gz", odd=[TarInfo, ...])``."""
+
+    def write(path: Path, members: dict[str, bytes], mode: str = "w", odd=()) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tarfile.open(path, mode) as archive:
+            for name, data in members.items():
+                info = tarfile.TarInfo(name)
+                info.size = len(data)
+                archive.addfile(info, io.BytesIO(data))
+            for info in odd:
+                archive.addfile(info)
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def write_split_zip():
+    """Write ``x.z01``, ..., ``x.zip`` as ``zip -s`` does: ``write(path, members, part_size)``."""
+
+    def write(path: Path, members: dict[str, bytes], part_size: int, method: int = 0) -> list[Path]:
+        stream, directory = bytearray(b"PK\7\x08"), b""
+        for name, data in members.items():
+            squeeze = zlib.compressobj(9, zlib.DEFLATED, -15)
+            packed = squeeze.compress(data) + squeeze.flush() if method else data
+            label = name.encode()
+            part, offset = divmod(len(stream), part_size)
+            fields = (method, 0, 33, zlib.crc32(data), len(packed), len(data), len(label))
+            stream += struct.pack("<4s2H3H3L2H", b"PK\3\4", 20, 0, *fields, 0) + label + packed
+            directory += struct.pack(
+                "<4s6H3L5H2L", b"PK\1\2", 3 << 8 | 20, 20, 0, *fields, 0, 0, part, 0,
+                0o100644 << 16, offset,
+            ) + label  # fmt: skip
+        part, offset = divmod(len(stream), part_size)
+        stream += directory
+        # The record at the end lies in one part.
+        last = len(stream) // part_size
+        stream += struct.pack(
+            "<4s4H2LH", b"PK\5\6", last, part, len(members), len(members), len(directory), offset, 0
+        )
+        names = [path.with_suffix(f".z{number + 1:02d}") for number in range(last)] + [path]
+        for number, name in enumerate(names):
+            end = (number + 1) * part_size if name != path else len(stream)
+            name.write_bytes(stream[number * part_size : end])
+        return names
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def clip():
+    """Encode a clip: ``clip(frames, fps)``; frame i is as grey as i says."""
+
+    def make(frames: int, fps: int = 8, size: tuple[int, int] = (32, 48)) -> bytes:
+        grey = np.arange(frames, dtype=np.uint8)[:, None, None] * 3 % 250
+        return encode_clip(np.broadcast_to(grey, (frames, *size)), fps=fps)
+
+    return make

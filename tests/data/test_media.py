@@ -4,7 +4,7 @@ import pickle
 
 import pytest
 
-from smolvlm2.data.media import MediaLocator, MediaStore, is_safe_path
+from smolvlm2.data.media import Frame, MediaLocator, MediaStore, is_safe_path
 from smolvlm2.errors import MediaError, MediaNotFoundError
 
 
@@ -45,7 +45,16 @@ def test_a_folder_in_place_of_a_file_is_an_error(store):
         store.read(MediaLocator("image", "folder"))
 
 
-@pytest.mark.parametrize("locator", [MediaLocator("image", "a"), MediaLocator("video", "a", 0, 7)])
+CLIP = MediaLocator(
+    "video",
+    frames=(Frame("file.bin", 0, 3, 0.0), Frame("b", None, None, 1.5), Frame("file.bin", 3, 4, 2)),
+    duration=2.5,
+)
+
+
+@pytest.mark.parametrize(
+    "locator", [MediaLocator("image", "a"), MediaLocator("video", "a", 0, 7), CLIP]
+)
 def test_locators_survive_json_and_pickle(locator):
     assert MediaLocator.from_json(locator.to_json()) == locator
     assert pickle.loads(pickle.dumps(locator)) == locator
@@ -69,3 +78,28 @@ def test_a_store_can_be_sent_to_a_worker(store):
 )
 def test_safe_paths(path, safe):
     assert is_safe_path(path) is safe
+
+
+def test_frames_are_written_with_each_path_once():
+    assert CLIP.to_json() == {
+        "kind": "video",
+        "duration": 2.5,
+        "paths": ["file.bin", "b"],
+        "frames": [[0, 0, 3, 0.0], [1, None, None, 1.5], [0, 3, 4, 2]],
+    }
+
+
+def test_frames_are_read_with_their_times(store):
+    (store.root / "b").write_bytes(b"whole")
+    for clip in (store.read(CLIP), store.open(CLIP)):
+        assert clip.frames == [b"012", b"whole", b"3456"]
+        assert (clip.timestamps, clip.duration) == ([0.0, 1.5, 2], 2.5)
+
+
+def test_a_medium_is_opened_without_being_read(store):
+    with store.open(MediaLocator("video", "file.bin", 3, 4)) as file:
+        assert (file.seek(2), file.read()) == (2, b"56")
+    with store.open(MediaLocator("video", "file.bin")) as file:
+        assert file.read() == b"0123456789"
+    with pytest.raises(MediaError, match="leaves the data root"):
+        store.open(MediaLocator("video", "../secret.bin"))

@@ -29,7 +29,7 @@ def test_images_are_measured_upright():
     exif[0x0112] = 6
     Image.fromarray(np.zeros((20, 30), dtype=np.uint8)).save(buffer, "JPEG", exif=exif)
     facts = probe("image", buffer.getvalue())
-    assert (facts["width"], facts["height"]) == (20, 30)
+    assert (facts.width, facts.height) == (20, 30)
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,7 @@ def test_images_are_measured_upright():
     ],
 )
 def test_sizes_are_judged_by_the_header(width, height, reason):
-    found = probe("image", png_header(width, height)).get("reason")
+    found = probe("image", png_header(width, height)).reason
     assert found == reason or (min(width, height) == 0 and found == "corrupt_media")
 
 
@@ -64,18 +64,18 @@ def test_sizes_are_judged_by_the_header(width, height, reason):
 )
 def test_unusable_bytes_get_a_reason_and_a_detail(kind, data, reason):
     facts = probe(kind, data)
-    assert facts["reason"] == reason
-    assert facts["detail"]
+    assert facts.reason == reason
+    assert facts.detail
 
 
 def test_an_image_is_not_a_video_whatever_its_name_and_the_reverse(png, mp4):
-    assert probe("image", mp4)["reason"] == "unsupported_media"
-    assert probe("video", png(1))["reason"] == "unsupported_media"
+    assert probe("image", mp4).reason == "unsupported_media"
+    assert probe("video", png(1)).reason == "unsupported_media"
     assert (media_suffix(mp4), media_suffix(png(1))) == ("mp4", "png")
 
 
 def test_facts_survive_json(mp4):
-    facts = MediaFacts(locator=MediaLocator("video", "a", 3, 4), **probe("video", mp4))
+    facts = probe("video", mp4).at(MediaLocator("video", "a", 3, 4))
     assert MediaFacts.from_json(facts.to_json()) == facts
     unusable = dataclasses.replace(facts, locator=None, reason="corrupt_media", detail="x")
     assert MediaFacts.from_json(unusable.to_json()) == unusable

@@ -9,10 +9,10 @@ import pytest
 from smolvlm2.data import prepare as prepare_module
 from smolvlm2.data.manifest import Manifest
 from smolvlm2.data.media import MediaStore
-from smolvlm2.data.parts import part_name
-from smolvlm2.data.prepare import prepare_source
-from smolvlm2.data.sources.catalogue import SOURCES
+from smolvlm2.data.prepare import PrepareSettings, prepare_source
+from smolvlm2.data.sources.catalogue import DEMO_SOURCES, SOURCES
 from smolvlm2.data.sources.cauldron import ImagesAndTexts
+from smolvlm2.data.workplace import part_name
 from smolvlm2.errors import DataError, DataNotFoundError
 from smolvlm2.processing.tokenizer import Tokenizer
 
@@ -20,7 +20,7 @@ CAULDRON = ImagesAndTexts(source="pages", licence="none")
 
 
 def test_all_demo_rows_are_prepared(prepared_root):
-    for name in SOURCES:
+    for name in DEMO_SOURCES:
         manifest = Manifest.open(prepared_root / "prepared" / name)
         assert len(manifest) > 0
         facts = json.loads((manifest.folder / "source.json").read_text())
@@ -44,12 +44,12 @@ def test_the_result_does_not_depend_on_the_order_of_the_map(
     out = tmp_path / "data" / "prepared" / "pages"
     prepare_source(CAULDRON, raw, out, tokenizer)
     forward = tree_bytes(out)
-    plain_run = prepare_module._run
+    plain_run = prepare_module.run_tasks
 
-    def backward(function, tasks, *rest):
-        return plain_run(function, tasks[::-1], *rest)[::-1]
+    def backward(function, tasks, workers, what, report, done=None):
+        return plain_run(function, tasks[::-1], workers, what, report)[::-1]
 
-    monkeypatch.setattr(prepare_module, "_run", backward)
+    monkeypatch.setattr(prepare_module, "run_tasks", backward)
     out.rename(out.with_name("first"))
     prepare_source(CAULDRON, raw, out, tokenizer)
     assert tree_bytes(out) == forward
@@ -63,7 +63,7 @@ def test_worker_processes_give_the_same_bytes(
     raw = tmp_path / "data" / "raw" / SOURCES[name].raw_folder
     raw.parent.mkdir(parents=True)
     raw.symlink_to(demo_root / "raw" / SOURCES[name].raw_folder)
-    prepare_source(SOURCES[name].adapter, raw, out, tokenizer, workers=2)
+    prepare_source(SOURCES[name].adapter, raw, out, tokenizer, PrepareSettings(workers=2))
     assert tree_bytes(out) == tree_bytes(prepared_root / "prepared" / name)
 
 
@@ -71,7 +71,7 @@ def test_a_finished_source_is_left_alone(raw, prepare, png, monkeypatch, cauldro
     write_rows(raw / "train-00000-of-00001.parquet", [cauldron_row([png(1)], ("q", "a"))])
     folder, first = prepare(CAULDRON)
     times = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
-    monkeypatch.setattr(prepare_module, "map_rows", None)
+    monkeypatch.setattr(prepare_module, "map_input", None)
     assert prepare(CAULDRON)[1] == first
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == times
 
@@ -121,26 +121,26 @@ def test_interrupted_work_goes_on_where_it_stopped(
     folder, _ = prepare(CAULDRON)
     whole = tree_bytes(folder)
     folder.rename(folder.with_name("whole"))
-    mapped, plain_map = [], prepare_module.map_rows
+    mapped, plain_map = [], prepare_module.map_input
 
-    def stopping_map(place, file, archives):
+    def stopping_map(place, item, stamp):
         if len(mapped) == 2:
             # Half a shard is on disk when the power fails.
-            (place.shards / f"{part_name(file)}-00000.tar").write_bytes(b"half")
+            (place.shards / f"{part_name(item.name)}-00000.tar").write_bytes(b"half")
             raise KeyboardInterrupt
-        mapped.append(file)
-        plain_map(place, file, archives)
+        mapped.append(item.name)
+        return plain_map(place, item, stamp)
 
-    monkeypatch.setattr(prepare_module, "map_rows", stopping_map)
+    monkeypatch.setattr(prepare_module, "map_input", stopping_map)
     with pytest.raises(KeyboardInterrupt):
         prepare(CAULDRON)
     assert not folder.exists()
 
-    def counting_map(place, file, archives):
-        mapped.append(file)
-        plain_map(place, file, archives)
+    def counting_map(place, item, stamp):
+        mapped.append(item.name)
+        return plain_map(place, item, stamp)
 
-    monkeypatch.setattr(prepare_module, "map_rows", counting_map)
+    monkeypatch.setattr(prepare_module, "map_input", counting_map)
     prepare(CAULDRON)
     assert len(mapped) == len(set(mapped)) == 3
     assert tree_bytes(folder) == whole
@@ -150,7 +150,7 @@ def test_progress_is_told_of_every_file(raw, prepare, png, cauldron_row, write_r
     write_rows(raw / "train-00000-of-00001.parquet", [cauldron_row([png(1)], ("q", "a"))])
     told = []
     prepare(CAULDRON, progress=lambda *what: told.append(what))
-    assert told == [("files", 1, 1), ("tokens", 1, 1)]
+    assert told == [("inputs", 1, 1), ("tokens", 1, 1)]
 
 
 def test_missing_raw_data_name_the_command(tmp_path, tokenizer):
@@ -178,7 +178,7 @@ def test_a_source_without_a_usable_row_is_empty_but_whole(raw, prepare, cauldron
     assert len(Manifest.open(folder)) == 0
 
 
-@pytest.mark.parametrize("name", sorted(SOURCES))
+@pytest.mark.parametrize("name", sorted(DEMO_SOURCES))
 def test_held_out_layouts_can_be_prepared_too(demo_root, tokenizer, name):
     adapter = dataclasses.replace(SOURCES[name].adapter, source=f"{name}_held_out")
     raw = demo_root / "held_out" / "raw" / SOURCES[name].raw_folder

@@ -6,13 +6,13 @@ import pytest
 from smolvlm2.data import token_columns
 from smolvlm2.data.manifest import Manifest
 from smolvlm2.data.media import MediaStore
-from smolvlm2.data.sources.catalogue import SOURCES
+from smolvlm2.data.sources.catalogue import DEMO_SOURCES
 from smolvlm2.processing.images import ImageSettings
 from smolvlm2.processing.processor import Processor
 from smolvlm2.processing.video import VideoSettings
 
 
-@pytest.mark.parametrize("name", sorted(SOURCES))
+@pytest.mark.parametrize("name", sorted(DEMO_SOURCES))
 @pytest.mark.parametrize("longest_edge", [32, 96])
 def test_geometry_gives_the_processors_lengths(prepared_root, tokenizer, name, longest_edge):
     processor = Processor(

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from smolvlm2.loading.loader import PackReader
+from smolvlm2.loading.reader import PackReader
 from smolvlm2.model.components import load_components
 from smolvlm2.processing.processor import Processor
 from smolvlm2.training.stage import plan_data, starting_config, starting_tokenizer

@@ -6,15 +6,14 @@ from safetensors.torch import load_file, save_file
 
 from smolvlm2 import SmolVLM
 from smolvlm2.errors import CheckpointError, CheckpointNotFoundError
-from smolvlm2.model.components import (
+from smolvlm2.model.component_shapes import (
     ComponentSettings,
     ConnectorSource,
     TextSource,
     VisionSource,
     component_shapes,
-    load_components,
-    resize_positions,
 )
+from smolvlm2.model.components import load_components, resize_positions
 
 VOCABULARY = 60
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from smolvlm2.errors import MediaError, MediaNotFoundError
 from smolvlm2.processing.images import ImageSettings, image_size, open_image
@@ -133,6 +133,33 @@ def test_broken_files_are_corrupt_media(picture: Callable[..., Image.Image], tmp
     path = tmp_path / "cut.jpg"
     path.write_bytes(jpeg[:1000])
     _error(path, r"cut\.jpg: JPEG image does not decode")
+
+
+@pytest.mark.parametrize("behind", [False, True])
+def test_a_png_with_notes_longer_than_a_megabyte_is_read(behind: bool):
+    notes = PngImagePlugin.PngInfo()
+    notes.add_text("comment", "a" * (2 << 20), zip=True)
+    notes.add_itxt("other", "b" * (2 << 20), zip=True)
+    buffer = io.BytesIO()
+    Image.new("RGB", (6, 4), (9, 8, 7)).save(buffer, "PNG", pnginfo=notes)
+    content = buffer.getvalue()
+    if behind:  # some programs write their notes behind the pixels
+        start, end = content.index(b"zTXt") - 4, content.index(b"IDAT") - 4
+        tail = content.index(b"IEND") - 4
+        content = content[:start] + content[end:tail] + content[start:end] + content[tail:]
+    assert image_size(content) == (6, 4)
+    assert open_image(content).getpixel((5, 3)) == (9, 8, 7)
+
+
+def test_notes_of_a_png_that_hold_its_orientation_stay():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    block = b"\nexif\n%8d\n" % len(exif.tobytes()) + exif.tobytes().hex().encode() + b"\n"
+    notes = PngImagePlugin.PngInfo()
+    notes.add_text("Raw profile type exif", block.decode(), zip=True)
+    buffer = io.BytesIO()
+    Image.new("RGB", (6, 4)).save(buffer, "PNG", pnginfo=notes)
+    assert image_size(buffer.getvalue()) == (4, 6)
 
 
 def test_documents_are_no_images():

@@ -11,7 +11,7 @@ from tokenizers import models, pre_tokenizers, trainers
 
 from smolvlm2.errors import CheckpointError
 from smolvlm2.processing.images import ImageSettings, tile_grid
-from smolvlm2.processing.lengths import LengthModel, turn_tokens
+from smolvlm2.processing.lengths import LengthModel, turn_tokens, turn_tokens_of_many
 from smolvlm2.processing.template import ImageLayout, VideoLayout, encode_conversation
 from smolvlm2.processing.tokenizer import Tokenizer, extend_for_images
 from smolvlm2.processing.video import VideoSettings, sample_frames
@@ -99,6 +99,35 @@ def test_any_selection_and_order_of_turns_adds_up(
     encoded = encode_conversation(selected, layouts, tokenizer, TOKENS)
     assert total == len(encoded.input_ids)
     assert turns.supervised[kept].sum() == encoded.supervised.sum()
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.lists(MESSAGE, min_size=1, max_size=4), max_size=6))
+def test_many_conversations_at_once_equal_one_by_one(tokenizer: Tokenizer, drawn: Any):
+    conversations = [_conversation(each)[0] for each in drawn]
+    together = turn_tokens_of_many(conversations, tokenizer)
+    assert len(together) == len(conversations)
+    for conversation, counts in zip(conversations, together, strict=True):
+        alone = turn_tokens(conversation, tokenizer)
+        assert counts.text.tolist() == alone.text.tolist()
+        assert counts.supervised.tolist() == alone.supervised.tolist()
+
+
+def test_a_tokenizer_that_joins_an_answer_to_its_header_is_counted_token_by_token(
+    tokenizer: Tokenizer,
+):
+    definition = json.loads(tokenizer._definition)
+    definition["pre_tokenizer"]["pretokenizers"][1]["use_regex"] = False
+    vocab, merges = definition["model"]["vocab"], definition["model"]["merges"]
+    last = next(token for token, place in vocab.items() if place == len(vocab) - 1)
+    vocab[":\u0120"] = vocab.pop(last)
+    merges[:] = [[":", "\u0120"], *(pair for pair in merges if "".join(pair) != last)]
+    joined = Tokenizer(json.dumps(definition))
+    messages = [{"role": "assistant", "content": [{"type": "text", "text": "abc"}]}]
+    # The token ": " begins in the header, so it is not supervised: a, b, c and the end token are.
+    assert turn_tokens(messages, joined).supervised.tolist() == [4]
+    encoded = encode_conversation(messages, [], joined, TOKENS)
+    assert encoded.supervised.sum() == 4
 
 
 def test_many_media_at_once_equal_one_by_one(model: LengthModel):

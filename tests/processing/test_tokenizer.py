@@ -182,3 +182,17 @@ def test_processing_imports_neither_torch_nor_transformers():
         "sys.exit(any(name in sys.modules for name in ('torch', 'transformers')))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@given(st.text())
+def test_token_bytes_joined_are_the_text(tokenizer: Tokenizer, text: str):
+    ids = tokenizer.encode_text(text).tolist()
+    assert b"".join(map(tokenizer.token_bytes, ids)) == text.encode("utf-8")
+
+
+def test_token_bytes_of_a_special_token_are_its_name(tokenizer: Tokenizer):
+    special = tokenizer.special
+    assert tokenizer.token_bytes(special.image) == b"<image>"
+    assert tokenizer.token_bytes(special.bos) == b"<|im_start|>"
+    with pytest.raises(ValueError, match="id 999999 is not in the vocabulary"):
+        tokenizer.token_bytes(999_999)

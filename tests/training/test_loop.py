@@ -2,6 +2,8 @@
 
 import json
 import math
+import os
+import shutil
 
 import numpy as np
 import pytest
@@ -96,6 +98,8 @@ def test_a_step_without_supervised_tokens_does_nothing(make_trainer, tmp_path):
     assert not trainer.optimizer.state
 
 
+PATIENT = "data.sample_timeout_s=3"
+"""Longer than any good sample takes on a busy machine."""
 SKIPPING = ("training.max_skip_fraction=1", "training.max_steps=9")
 
 
@@ -123,6 +127,37 @@ def test_a_skip_is_recorded_and_stays_on_replay(make_trainer, broken_world, tmp_
     second.train()
     assert skips_of(tmp_path / "run") == known
     assert log_lines(tmp_path / "run")[:8] == log_lines(tmp_path / "whole")[:8]
+
+
+def test_lost_samples_leave_the_step_normalised_over_the_rest(
+    make_trainer, world, tmp_path, log_lines
+):
+    shutil.copytree(world / "data", tmp_path / "data")
+    data = f"data.root={tmp_path / 'data'}"
+    steps = ("training.max_steps=4", "training.max_skip_fraction=1", f"data.root={world / 'data'}")
+    trainer = make_trainer(tmp_path / "lossy", *steps, data, "data.workers=2", PATIENT)
+    packs = trainer.plan.packs_of_window(0)
+    planned = [plan for pack in packs for plan in trainer.reader.planned(pack)]
+    shown = {plan.modality: plan for plan in reversed(planned)}
+    lost = {}
+    for modality in (2, 3):  # the first pair of images hangs its worker, the first clip is gone
+        plan = shown[modality]
+        manifest = trainer.reader.manifests[plan.source]
+        path = manifest.data_root / manifest.row(plan.row).media[0].path
+        path.unlink()
+        if modality == 2:
+            os.mkfifo(path)
+        for row in range(len(manifest)):
+            if manifest.row(row).media[0].path == path.relative_to(manifest.data_root).as_posix():
+                lost[manifest.sample_id(row)] = modality
+    trainer.train()
+    known = skips_of(tmp_path / "lossy")
+    reasons = {(lost[skip["sample_id"]], skip["reason"]) for skip in known}
+    assert reasons == {(2, "corrupt_media"), (3, "missing_media")}
+    assert all("killed after" in skip["detail"] for skip in known if lost[skip["sample_id"]] == 2)
+    whole = make_trainer(tmp_path / "less", *steps, f"data.skip_ids=[{','.join(lost)}]")
+    whole.train()
+    assert log_lines(tmp_path / "lossy") == log_lines(tmp_path / "less")
 
 
 def test_too_many_skips_stop_the_run_again_after_a_restart(make_trainer, broken_world, tmp_path):

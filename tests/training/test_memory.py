@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from smolvlm2.config import find_recipe, load_config
-from smolvlm2.model.components import component_shapes
+from smolvlm2.model.component_shapes import component_shapes
 from smolvlm2.model.smolvlm import SmolVLM
 from smolvlm2.plan.packs import Capacity
 from smolvlm2.training.memory import count_parameters, estimate_memory

@@ -1,5 +1,8 @@
 """The shipped recipes and what a recipe refuses."""
 
+import subprocess
+import sys
+
 import pytest
 
 from smolvlm2.config import find_recipe, load_config, load_raw, recipe_names
@@ -66,3 +69,14 @@ def test_impossible_checkpoints_and_workers_are_refused():
         CheckpointSettings(keep=0)
     with pytest.raises(ConfigError, match=r"data\.workers is -1"):
         DataSettings(workers=-1)
+    with pytest.raises(ConfigError, match=r"data\.sample_timeout_s is 0, expected more than 0"):
+        DataSettings(sample_timeout_s=0)
+
+
+def test_a_recipe_and_its_models_shapes_are_read_without_torch():
+    code = (
+        "import sys, smolvlm2.training.recipe, smolvlm2.model.component_shapes as shapes;"
+        "shapes.component_shapes(shapes.ComponentSettings()); print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False"]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from smolvlm2.data.prepare import prepare_source
-from smolvlm2.data.sources.catalogue import SOURCES
+from smolvlm2.data.sources.catalogue import DEMO_SOURCES
 from smolvlm2.model.config import TextConfig, VisionConfig
 from smolvlm2.model.random_components import write_random_components
 from smolvlm2.processing.tokenizer import extend_for_images
@@ -75,7 +75,6 @@ def make_components(folder: Path, texts: Iterable[str]) -> tuple[Path, Path]:
 def prepare_demo(data: Path, smollm2: Path) -> None:
     """Prepare all sources of the demo; finished ones are left alone."""
     tokenizer = extend_for_images(smollm2, model_max_length=TEXT.max_position_embeddings)
-    for name, source in SOURCES.items():
-        if source.raw_folder.startswith("demo__"):
-            raw = data / "raw" / source.raw_folder
-            prepare_source(source.adapter, raw, data / "prepared" / name, tokenizer)
+    for name, source in DEMO_SOURCES.items():
+        raw = data / "raw" / source.raw_folder
+        prepare_source(source.adapter, raw, data / "prepared" / name, tokenizer)

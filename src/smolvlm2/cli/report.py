@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from smolvlm2.cli.report_chart import loss_chart
-from smolvlm2.cli.report_page import PAGE, STYLE
+from smolvlm2.cli.report_page import section, write_page
 from smolvlm2.errors import ConfigError
 from smolvlm2.evaluation.scorers import exact_match
 
@@ -64,29 +64,15 @@ def write_report(run_summary: Mapping[str, Any], out: str | Path) -> Path:
     if unknown := sorted(set(run_summary) - known):
         raise ConfigError(f"report: {unknown[0]!r} is not known; expected {sorted(known)}")
     sections = [
-        _section("Results", _scores(run_summary.get("scores", ()))),
-        _section("Held-out questions", _examples(run_summary.get("examples", ()))),
-        _section("Training", _charts(run_summary.get("stages", ()))),
-        _section("Run", _facts(run_summary.get("facts", {}))),
-        _section("What next", _next(run_summary.get("next", NEXT_STEPS))),
+        section("Results", _scores(run_summary.get("scores", ()))),
+        section("Held-out questions", _examples(run_summary.get("examples", ()))),
+        section("Training", _charts(run_summary.get("stages", ()))),
+        section("Run", _facts(run_summary.get("facts", {}))),
+        section("What next", _next(run_summary.get("next", NEXT_STEPS))),
     ]
     subtitle = run_summary.get("subtitle")
-    page = PAGE.format(
-        title=escape(str(run_summary["title"])),
-        subtitle=f"<p class=lead>{escape(str(subtitle))}</p>" if subtitle else "",
-        style=STYLE,
-        body="\n".join(section for section in sections if section),
-    )
-    out = Path(out)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.with_name(f".{out.name}.partial")
-    temporary.write_text(page, encoding="utf-8")
-    temporary.replace(out)
-    return out
-
-
-def _section(title: str, content: str) -> str:
-    return f"<section><h2>{title}</h2>\n{content}\n</section>" if content else ""
+    subtitle = "" if subtitle is None else str(subtitle)
+    return write_page(out, str(run_summary["title"]), subtitle, sections)
 
 
 def _charts(stages: Sequence[Mapping[str, Any]]) -> str:

@@ -30,7 +30,7 @@ def loss_chart(log: Sequence[Mapping[str, Any]], *, unfreeze_step: int | None = 
     # One early spike must not flatten the rest of the curve.
     losses = sorted(loss for _, loss in raw)
     top = max(losses[int(0.99 * (len(losses) - 1))], smooth[0][1]) * 1.05 or 1.0
-    ticks = _ticks(0, top, 5)
+    ticks = round_ticks(0, top, 5)
 
     def x(step: float) -> float:
         return LEFT + (step - first) / (last - first) * (WIDTH - LEFT - RIGHT)
@@ -49,11 +49,11 @@ def loss_chart(log: Sequence[Mapping[str, Any]], *, unfreeze_step: int | None = 
             f'y2="{y(tick):.1f}"/><text x="{LEFT - 8}" y="{y(tick) + 4:.1f}" '
             f'text-anchor="end">{tick:g}</text>'
         )
-    for tick in _ticks(first, last, 5):
+    for tick in round_ticks(first, last, 5):
         anchor = "end" if x(tick) > WIDTH - 30 else "middle"
         parts.append(
             f'<text x="{x(tick):.1f}" y="{HEIGHT - BOTTOM + 18}" '
-            f'text-anchor="{anchor}">{_step(tick)}</text>'
+            f'text-anchor="{anchor}">{short_number(tick)}</text>'
         )
     parts.append(f'<text x="{WIDTH - RIGHT}" y="{HEIGHT - 6}" text-anchor="end">step</text>')
     parts.append(f'<text x="{LEFT - 8}" y="12" text-anchor="end">loss</text>')
@@ -88,7 +88,7 @@ def _smooth(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
     return smooth
 
 
-def _ticks(low: float, high: float, count: int) -> list[float]:
+def round_ticks(low: float, high: float, count: int) -> list[float]:
     """About ``count`` round numbers from ``low`` to ``high``."""
     rough = (high - low) / count
     power = 10.0 ** math.floor(math.log10(rough))
@@ -97,5 +97,6 @@ def _ticks(low: float, high: float, count: int) -> list[float]:
     return [round(i * step, 10) for i in range(first, math.floor(high / step + 1e-9) + 1)]
 
 
-def _step(value: float) -> str:
+def short_number(value: float) -> str:
+    """A label for an axis: thousands as ``k``."""
     return f"{value / 1000:g}k" if value >= 10_000 else f"{value:g}"

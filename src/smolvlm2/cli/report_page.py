@@ -1,4 +1,8 @@
-"""The frame and the style of the report page."""
+"""The frame and the style of a page that is one file."""
+
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
 
 # The policy makes a browser refuse whatever is not inside the file.
 PAGE = """<!doctype html>
@@ -20,6 +24,41 @@ media-src data:; style-src 'unsafe-inline'">
 </body>
 </html>
 """
+
+
+def section(title: str, content: str) -> str:
+    """A part of the page under a heading; nothing where there is no content."""
+    return f"<section><h2>{title}</h2>\n{content}\n</section>" if content else ""
+
+
+def write_page(
+    out: str | Path, title: str, subtitle: str, sections: Sequence[str], style: str = ""
+) -> Path:
+    """Write a page, whole or not at all.
+
+    Args:
+        out: The HTML file; folders are made.
+        title: Plain text.
+        subtitle: Plain text; none when empty.
+        sections: HTML, from top to bottom; empty ones are left out.
+        style: CSS that this page needs beside ``STYLE``.
+
+    Returns:
+        ``out`` as a path.
+    """
+    page = PAGE.format(
+        title=escape(title),
+        subtitle=f"<p class=lead>{escape(subtitle)}</p>" if subtitle else "",
+        style=STYLE + style,
+        body="\n".join(part for part in sections if part),
+    )
+    out = Path(out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    temporary = out.with_name(f".{out.name}.partial")
+    temporary.write_text(page, encoding="utf-8")
+    temporary.replace(out)
+    return out
+
 
 STYLE = """
 :root { --page: #f6f7f9; --card: #ffffff; --ink: #1a1f2b; --quiet: #5b6472; --line: #dfe3e9;

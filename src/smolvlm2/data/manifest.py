@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from smolvlm2.data.geometry import Geometry
@@ -109,6 +110,15 @@ class Manifest:
         return str(self._facts["hash"])
 
     @property
+    def base_hash(self) -> str:
+        """Hash of the source as it was prepared, whatever was made of its rows since."""
+        return self.hash
+
+    def holding(self, rows: np.ndarray) -> np.ndarray:
+        """Rows of this manifest that hold the given rows of the source as it was prepared."""
+        return rows
+
+    @property
     def subsets(self) -> list[str]:
         """Names that ``geometry.row_subset`` counts in."""
         return list(self._facts["subsets"])
@@ -136,6 +146,11 @@ class Manifest:
             media=[MediaLocator.from_json(entry) for entry in json.loads(media)],
             source=self.source,
         )
+
+    def messages(self, start: int, stop: int) -> list[list[dict[str, Any]]]:
+        """The messages of a range of rows, without reading the rest of them."""
+        column = self._table.column("messages").slice(start, stop - start)
+        return [json.loads(text) for text in column.to_pylist()]
 
     def _place(self, index: int) -> int:
         index = int(index)

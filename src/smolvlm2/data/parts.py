@@ -1,338 +1,261 @@
-"""The map of prepare: one archive, or one file of rows, turned into one part on disk.
+"""The map of prepare: one input -> one part on disk.
 
-A part is what the reduce reads. It is written whole or not at all, and depends on nothing but its
-input files, so parts can be made in any order, by any number of processes, and kept over a restart.
+A part depends on nothing but its input, so parts can be made in any order, by any number of
+processes and machines, and kept over a restart.
 """
 
-import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import closing
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from smolvlm2.data.inputs import Input, InputStamp
 from smolvlm2.data.ledger import LedgerLine, LeftOutError
-from smolvlm2.data.media import MediaLocator
-from smolvlm2.data.media_facts import MediaFacts, media_suffix, probe
+from smolvlm2.data.media import is_safe_path
+from smolvlm2.data.media_facts import MediaFacts
+from smolvlm2.data.media_parts import map_media
+from smolvlm2.data.part_files import ROLE_NUMBERS, Account, RowPartWriter, SampleRow
 from smolvlm2.data.shards import ShardWriter
-from smolvlm2.data.sources.archives import (
-    BadMember,
-    Member,
-    archive_members,
-    loose_file,
-    member_keys,
-)
 from smolvlm2.data.sources.conversation import build_messages, to_json
-from smolvlm2.data.sources.record import Adapter, RawMedium, split_of
-from smolvlm2.data.sources.rows import Row, UnreadableFileError, json_rows, parquet_rows
+from smolvlm2.data.sources.json_rows import Row, UnreadableFileError, json_rows
+from smolvlm2.data.sources.record import RawMedium, Record, split_of
+from smolvlm2.data.sources.rows import OtherColumnsError, json_file_rows, parquet_rows
+from smolvlm2.data.stored_media import CheckedMedium, check
+from smolvlm2.data.workplace import Workplace
 
-PART_SCHEMA = pa.schema(
-    [
-        ("row", pa.int64()),
-        ("sample_id", pa.string()),
-        ("messages", pa.large_string()),
-        ("roles", pa.list_(pa.uint8())),
-        ("subset", pa.string()),
-        ("flags", pa.uint8()),
-        ("media", pa.large_string()),
-        ("media_message", pa.list_(pa.int32())),
-        ("fingerprint", pa.string()),
-    ]
-)
-_ROLE_NUMBERS = {"system": 0, "user": 1, "assistant": 2}
-_FLUSH_ROWS = 4096
+_ODD_ROW_ERRORS = (KeyError, IndexError, TypeError, AttributeError, ValueError)
+"""What an adapter meets in a row of a shape that nobody expected."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Workplace:
-    """Folders of one prepare; sent to every worker."""
-
-    adapter: Adapter
-    raw: Path
-    """The raw folder of the source."""
-    raw_prefix: str
-    """The raw folder relative to the data root."""
-    folder: Path
-    """Where the source is being built."""
-    shard_prefix: str
-    """Where its shards will be, relative to the data root."""
-
-    @property
-    def parts(self) -> Path:
-        """Folder of the parts; removed at the end."""
-        return self.folder / "parts"
-
-    @property
-    def shards(self) -> Path:
-        """Folder of the shards; stays."""
-        return self.folder / "shards"
-
-    def part(self, file: str) -> Path:
-        """Start of the file names of one input file's part."""
-        return self.parts / part_name(file)
-
-
-def part_name(file: str) -> str:
-    """A flat file name for an input path: readable, and unique by its hash."""
-    digest = hashlib.blake2b(file.encode("utf-8", "surrogateescape"), digest_size=4).hexdigest()
-    stem = Path(file).name.split(".")[0]
-    plain = "".join(c if c.isascii() and (c.isalnum() or c in "-_") else "_" for c in stem)
-    return f"{plain[:60]}-{digest}"
-
-
-@dataclass
-class Account:
-    """What became of the rows and members of one input file."""
-
-    rows_read: int = 0
-    repairs: Counter[str] = field(default_factory=Counter)
-    left_out: list[LedgerLine] = field(default_factory=list)
-
-    def save(self, path: Path) -> None:
-        """Write as JSON, whole or not at all; its presence says that the part is complete."""
-        lines = [vars(line) for line in self.left_out]
-        value = {"rows_read": self.rows_read, "repairs": self.repairs, "left_out": lines}
-        unfinished = path.with_suffix(".partial")
-        unfinished.write_text(json.dumps(value), encoding="utf-8")
-        unfinished.replace(path)
-
-    @classmethod
-    def load(cls, path: Path) -> "Account":
-        """Inverse of ``save``."""
-        value = json.loads(path.read_text(encoding="utf-8"))
-        return cls(
-            rows_read=value["rows_read"],
-            repairs=Counter(value["repairs"]),
-            left_out=[LedgerLine(**line) for line in value["left_out"]],
-        )
-
-
-def map_archive(place: Workplace, file: str) -> None:
-    """Index one archive: probe every member, repack those that cannot be read by offset.
+def map_input(place: Workplace, item: Input, stamp: InputStamp) -> Account:
+    """Make the part of one input.
 
     Args:
         place: Folders and adapter.
-        file: The archive, relative to the raw folder.
+        item: The input.
+        stamp: What the part is made from; kept with it.
     """
-    account = Account()
-    part = place.part(file)
-    index: dict[str, dict[str, Any]] = {}
-    with (
-        closing(archive_members(place.raw / file)) as members,
-        ShardWriter(place.shards, part.name) as shards,
-    ):
-        for number, member in enumerate(members):
-            if isinstance(member, BadMember):
-                line = LedgerLine(
-                    file=file,
-                    member=member.name,
-                    reason=member.problem.reason,
-                    detail=member.problem.detail,
-                )
-                account.left_out.append(line)
-                facts = MediaFacts(reason=line.reason, detail=line.detail)
-            else:
-                facts = _member_facts(place, file, number, member, shards)
-            if member.name is not None:
-                index[member.name] = facts.to_json()
-    part.with_suffix(".index").write_text(json.dumps(index), encoding="utf-8")
-    account.save(part.with_suffix(".json"))
-
-
-def _member_facts(
-    place: Workplace, file: str, number: int, member: Member, shards: ShardWriter
-) -> MediaFacts:
-    kind = place.adapter.media_kind
-    facts = probe(kind, member.data)
-    if facts.get("reason"):
-        return MediaFacts(**facts)
-    if member.offset is not None:
-        path, offset = f"{place.raw_prefix}/{file}", member.offset
+    account = Account(stamp=stamp)
+    if item.kind == "rows":
+        map_rows(place, item.name, account)
     else:
-        shard, offset = shards.add(f"{number:08d}.{media_suffix(member.data)}", member.data)
-        path = f"{place.shard_prefix}/{shard}"
-    locator = MediaLocator(kind, path, offset, len(member.data))
-    return MediaFacts(locator=locator, **facts)
+        map_media(place, item, account)
+    account.save(place.part(item.name).with_suffix(".json"))
+    return account
 
 
-class MediaIndex:
-    """Finds the media that rows name: in the indexed archives first, then as loose files."""
-
-    def __init__(self, place: Workplace, archives: list[str]) -> None:
-        """Load the archives' parts.
-
-        Args:
-            place: Folders and adapter.
-            archives: Archives relative to the raw folder, in order; the first to have a path wins.
-        """
-        self._place = place
-        # A likelier spelling in a later archive beats an unlikely one in an earlier archive.
-        self._by_rank: list[dict[str, dict[str, Any]]] = [{}, {}, {}]
-        for file in archives:
-            folder, _, name = file.rpartition("/")
-            index = json.loads(place.part(file).with_suffix(".index").read_text(encoding="utf-8"))
-            for member, facts in index.items():
-                keys = member_keys(folder, name, member)
-                for known, key in zip(self._by_rank, keys, strict=False):
-                    known.setdefault(key, facts)
-
-    def find(self, path: str) -> MediaFacts:
-        """Facts of the medium that a row calls ``path``.
-
-        Raises:
-            LeftOutError: It is missing, unsafe or unusable.
-        """
-        for known in self._by_rank:
-            if path in known:
-                return _usable(MediaFacts.from_json(known[path]), path)
-        file = loose_file(self._place.raw, path)
-        kind = self._place.adapter.media_kind
-        locator = MediaLocator(kind, f"{self._place.raw_prefix}/{path}")
-        return _usable(MediaFacts(locator=locator, **probe(kind, file.read_bytes())), path)
-
-
-def _usable(facts: MediaFacts, name: str) -> MediaFacts:
-    if facts.reason is not None:
-        raise LeftOutError(facts.reason, f"{name}: {facts.detail}")
-    return facts
-
-
-def map_rows(place: Workplace, file: str, archives: list[str]) -> None:
-    """Turn one file of rows into a part: checked rows, and the account of all others.
+def map_rows(place: Workplace, file: str, account: Account) -> None:
+    """Turn one file of rows into checked samples, and the ledger lines of all others.
 
     Args:
         place: Folders and adapter.
         file: The file, relative to the raw folder.
-        archives: Indexed archives that its rows may name.
+        account: Filled with what became of the rows.
     """
-    account = Account()
     part = place.part(file)
-    index = MediaIndex(place, archives)
-    with (
-        pa.OSFile(str(part.with_suffix(".arrow")), "wb") as sink,
-        pa.ipc.new_stream(sink, PART_SCHEMA) as writer,
-        ShardWriter(place.shards, part.name) as shards,
-    ):
-        kept: list[dict[str, Any]] = []
+    with RowPartWriter(part) as out, ShardWriter(place.shards, part.name) as shards:
+        mapper = _RowMapper(place, file, account, out, shards)
         try:
-            for number, row in _rows(place, file):
-                account.rows_read += 1
-                prepared = _prepare_row(place, file, number, row, index, shards, account)
-                if prepared is not None:
-                    kept.append(prepared)
-                if len(kept) == _FLUSH_ROWS:
-                    writer.write(pa.RecordBatch.from_pylist(kept, PART_SCHEMA))
-                    kept = []
+            for number, name, row in _rows(place, file):
+                mapper.take(number, name, row)
+        except OtherColumnsError as error:
+            account.other_columns = str(error)
+            for number in range(error.rows):
+                mapper.take(number, None, LeftOutError("unreadable_record", error.detail))
         except UnreadableFileError as error:
             line = LedgerLine(file=file, reason="unreadable_record", detail=str(error))
-            account.left_out.append(line)
-        if kept:
-            writer.write(pa.RecordBatch.from_pylist(kept, PART_SCHEMA))
-    account.save(part.with_suffix(".json"))
+            account.problems.append(line)
+    account.shards = shards.checksums
 
 
-def _rows(place: Workplace, file: str) -> Iterator[tuple[int, Row]]:
-    if place.adapter.layout == "json":
-        return json_rows(place.raw / file)
-    if (split := split_of(file)) != "train":
-        return _other_split(place.raw / file, split)
-    return parquet_rows(place.raw / file, place.adapter.columns)
+def _rows(place: Workplace, file: str) -> Iterator[tuple[int, str | None, Row]]:
+    """Number, name of the file inside ``file`` if it holds several, and row."""
+    adapter, path = place.adapter, place.raw / file
+    if adapter.reader == "json_files":
+        yield from json_file_rows(path)
+        return
+    if adapter.reader == "json":
+        numbered = json_rows(path)
+    elif (split := split_of(file)) != "train":
+        numbered = _other_split(place, file, split)
+    else:
+        numbered = parquet_rows(path, adapter.columns, adapter.optional_columns)
+    for number, row in numbered:
+        yield number, None, row
 
 
-def _other_split(path: Path, split: str) -> Iterator[tuple[int, Row]]:
+def _other_split(place: Workplace, file: str, split: str) -> Iterator[tuple[int, Row]]:
     """Every row of a file that is not for training, without reading it."""
     try:
-        count = pq.read_metadata(path).num_rows
+        count = pq.read_metadata(place.raw / file).num_rows
     except (pa.ArrowException, OSError) as error:
         raise UnreadableFileError(f"no parquet file ({error})") from error
     for number in range(count):
         yield number, LeftOutError("non_train_split", f"split {split!r}; expected 'train'")
 
 
-def _prepare_row(
-    place: Workplace,
-    file: str,
-    number: int,
-    row: Row,
-    index: MediaIndex,
-    shards: ShardWriter,
-    account: Account,
-) -> dict[str, Any] | None:
-    """One row of the part, or None with a line in the account."""
-    adapter = place.adapter
-    sample_id = f"{adapter.source}/{file.rsplit('.', 1)[0]}:{number}"
-    repairs: Counter[str] = Counter()
-    try:
-        if isinstance(row, LeftOutError):
-            raise row
-        record = adapter.record(row, file)
-        if record.native_id is not None:
-            sample_id = f"{adapter.source}/{_plain(record.native_id)}"
-        messages, order, where = build_messages(
-            record.turns,
-            media_count=len(record.media),
-            media_kind=adapter.media_kind,
-            placeholders=adapter.placeholders,
-            swap_roles=record.swap_roles,
-            repairs=repairs,
-        )
-        # All media of the row are checked before the first is written to a shard.
-        found = [_find(adapter.media_kind, record.media[k], index) for k in order]
-        media = [
-            _stored(place, f"{number:08d}-{k}", record.media[k], facts, shards)
-            for k, facts in zip(order, found, strict=True)
-        ]
-    except LeftOutError as problem:
+class _RowMapper:
+    """Takes the rows of one file, one after the other."""
+
+    def __init__(
+        self,
+        place: Workplace,
+        file: str,
+        account: Account,
+        out: RowPartWriter,
+        shards: ShardWriter,
+    ) -> None:
+        self._place = place
+        self._file = file
+        self._account = account
+        self._out = out
+        self._shards = shards
+        # Of the row in hand: samples of a row may show the same file, which is stored once.
+        self._checked: dict[int, CheckedMedium] = {}
+        self._stored: dict[int, MediaFacts] = {}
+
+    def take(self, number: int, name: str | None, row: Row) -> None:
+        """Turn one row into its samples, or into lines of the ledger.
+
+        Args:
+            number: Of the row in its file.
+            name: File inside the record file that the row is; None where the file has rows.
+            row: As the reader gave it.
+        """
+        file = self._file if name is None else f"{self._file}/{name}"
+        unnamed = f"{self._place.adapter.source}/{file.rsplit('.', 1)[0]}:{number}"
+        self._checked, self._stored = {}, {}
+        read = 0
+        try:
+            if isinstance(row, LeftOutError):
+                raise row
+            for record in self._records(row, file):
+                read += 1
+                self._take_record(number, name, unnamed, record, read)
+            if not read:
+                raise LeftOutError("incomplete_record", "the row holds no sample")
+        except LeftOutError as problem:
+            read += 1
+            self._leave_out(number, name, unnamed, problem)
+        self._account.rows_read += read
+
+    def _records(self, row: dict[str, Any], file: str) -> Iterator[Record | LeftOutError]:
+        try:
+            yield from self._place.adapter.records(row, file)
+        except _ODD_ROW_ERRORS as error:
+            detail = f"the row has an unexpected shape ({type(error).__name__}: {error})"
+            raise LeftOutError("unreadable_record", detail) from error
+
+    def _leave_out(
+        self, number: int, name: str | None, sample_id: str, problem: LeftOutError
+    ) -> None:
         line = LedgerLine(
-            file=file,
+            file=self._file,
             row=number,
+            member=name,
             sample_id=sample_id,
             reason=problem.reason,
             detail=problem.detail,
         )
-        account.left_out.append(line)
-        return None
-    account.repairs.update(repairs)
-    text = to_json(messages)
-    content = json.dumps([text, [facts.digest for facts in media]])
-    return {
-        "row": number,
-        "sample_id": sample_id,
-        "messages": text,
-        "roles": [_ROLE_NUMBERS[message["role"]] for message in messages],
-        "subset": record.subset,
-        "flags": record.flags,
-        "media": json.dumps([facts.to_json() for facts in media]),
-        "media_message": where,
-        "fingerprint": hashlib.blake2b(content.encode("utf-8"), digest_size=16).hexdigest(),
-    }
+        self._out.leave_out(line)
+
+    def _take_record(
+        self, number: int, name: str | None, unnamed: str, record: Record | LeftOutError, place: int
+    ) -> None:
+        sample_id = unnamed
+        if isinstance(record, Record) and record.native_id is not None:
+            sample_id = f"{self._place.adapter.source}/{_plain(record.native_id)}"
+        try:
+            if isinstance(record, LeftOutError):
+                raise record
+            self._add(number, sample_id, record, place)
+        except LeftOutError as problem:
+            self._leave_out(number, name, sample_id, problem)
+
+    def _add(self, number: int, sample_id: str, record: Record, place: int) -> None:
+        """Check a sample and write it; raises LeftOutError before anything is written."""
+        repairs: Counter[str] = Counter()
+        messages, order, where = build_messages(
+            record.turns,
+            media_kinds=[medium.kind for medium in record.media],
+            placeholders=self._place.adapter.placeholders,
+            swap_roles=record.swap_roles,
+            repairs=repairs,
+        )
+        media = [record.media[k] for k in order]
+        for medium in media:
+            self._check(medium)
+        row = SampleRow(
+            row=number,
+            sample_id=sample_id,
+            messages=to_json(messages),
+            roles=[ROLE_NUMBERS[message["role"]] for message in messages],
+            subset=record.subset,
+            flags=record.flags,
+            media_message=where,
+        )
+        stem = f"{number:08d}-{place - 1}-" if place > 1 else f"{number:08d}-"
+        entries = [self._entry(medium, f"{stem}{k}") for k, medium in enumerate(media)]
+        facts = [entry for entry in entries if isinstance(entry, MediaFacts)]
+        if len(facts) == len(entries):
+            self._account.repairs.update(repairs)
+            self._out.add_sample(row, facts)
+            return
+        # Repairs count only once the sample is known to stay.
+        self._account.rows_wanting += 1
+        wanted = [e if isinstance(e, dict) else {"facts": e.to_json()} for e in entries]
+        self._out.add_wanting(row, json.dumps({"media": wanted, "repairs": repairs}))
+
+    def _check(self, medium: RawMedium) -> None:
+        """Refuse a medium that is unsafe, or known to be unusable."""
+        if medium.data is None:
+            for path in medium.paths:
+                if not is_safe_path(path):
+                    detail = f"{path!r} is absolute or has '..'; expected a path below the data set"
+                    raise LeftOutError("unsafe_path", detail)
+            if not medium.paths:
+                raise LeftOutError("missing_media", f"the row names no file of its {medium.kind}")
+            return
+        if id(medium.data) not in self._checked:
+            self._checked[id(medium.data)] = check(medium.kind, medium.data, self._place.frames)
+        facts = self._checked[id(medium.data)].facts
+        require_usable(facts, f"embedded {medium.kind}")
+        require_duration(facts, medium.min_duration)
+
+    def _entry(self, medium: RawMedium, name: str) -> MediaFacts | dict[str, Any]:
+        """Facts of an embedded medium, now in a shard; or what is to be looked up."""
+        if medium.data is None:
+            wanted: dict[str, Any] = {"kind": medium.kind, "paths": medium.paths}
+            if medium.frame_rate:
+                wanted["frame_rate"] = medium.frame_rate
+            if medium.min_duration:
+                wanted["min_duration"] = medium.min_duration
+            return wanted
+        if id(medium.data) not in self._stored:
+            checked = self._checked[id(medium.data)]
+            stored = checked.store(name, self._shards, self._place.shard_prefix)
+            self._stored[id(medium.data)] = stored
+        return self._stored[id(medium.data)]
+
+
+def require_usable(facts: MediaFacts, name: str) -> None:
+    """Raise LeftOutError with the reason of an unusable medium."""
+    if facts.reason is not None:
+        raise LeftOutError(facts.reason, f"{name}: {facts.detail}")
+
+
+def require_duration(facts: MediaFacts, seconds: float) -> None:
+    """Raise LeftOutError where a row speaks of a time after the end of its clip."""
+    if facts.duration < seconds:
+        raise LeftOutError(
+            "incomplete_record",
+            f"speaks of second {seconds:g} of a clip of {facts.duration:.2f} s",
+        )
 
 
 def _plain(native_id: str) -> str:
     """An id that can be written to any file: half surrogate pairs replaced."""
     return native_id.encode("utf-8", "replace").decode("utf-8")
-
-
-def _find(kind: str, medium: RawMedium, index: MediaIndex) -> MediaFacts:
-    if medium.data is None:
-        assert medium.path is not None
-        return index.find(medium.path)
-    return _usable(MediaFacts(**probe(kind, medium.data)), f"embedded {kind}")
-
-
-def _stored(
-    place: Workplace, name: str, medium: RawMedium, facts: MediaFacts, shards: ShardWriter
-) -> MediaFacts:
-    """Facts with a locator: an embedded medium goes into the shard first."""
-    if medium.data is None:
-        return facts
-    shard, offset = shards.add(f"{name}.{media_suffix(medium.data)}", medium.data)
-    locator = MediaLocator(
-        place.adapter.media_kind, f"{place.shard_prefix}/{shard}", offset, len(medium.data)
-    )
-    return MediaFacts(**vars(facts) | {"locator": locator})

@@ -1,30 +1,43 @@
-"""Raw data sets -> prepared sources: a map over files, then one deterministic reduce."""
+"""Raw data sets -> prepared sources: a map over inputs, a join, one deterministic reduce."""
 
-import hashlib
+import errno
 import json
-import multiprocessing
 import os
 import shutil
-from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from smolvlm2.data.consuming import is_consumable, release
+from smolvlm2.data.finishing import (
+    INPUTS_FILE,
+    clean_up,
+    finish,
+    is_finished,
+    write_json,
+)
 from smolvlm2.data.geometry import token_folder
-from smolvlm2.data.manifest import GEOMETRY_FOLDER, MANIFEST_FILE, SOURCE_FILE
-from smolvlm2.data.parts import Workplace, map_archive, map_rows
-from smolvlm2.data.reduction import Reduction
+from smolvlm2.data.inputs import Input, InputStamp, list_inputs
+from smolvlm2.data.joining import JoinResult, join_rows
+from smolvlm2.data.kept_frames import FrameSettings
+from smolvlm2.data.manifest import GEOMETRY_FOLDER, SOURCE_FILE
+from smolvlm2.data.media_index import build_media_index
+from smolvlm2.data.part_files import Account
+from smolvlm2.data.parts import map_input
+from smolvlm2.data.pool import Report, run_tasks
+from smolvlm2.data.reduction import ReducedPart, Reduction
+from smolvlm2.data.shards import unfinished_name, verify_shards
 from smolvlm2.data.sources.record import Adapter
 from smolvlm2.data.token_columns import count_tokens, write_token_columns
-from smolvlm2.errors import DataError, DataNotFoundError
+from smolvlm2.data.workplace import Workplace
+from smolvlm2.errors import DataError
 from smolvlm2.processing.tokenizer import Tokenizer
 
-VERSION = 1
+VERSION = 2
 """Raised whenever the same inputs would give another manifest."""
-INPUTS_FILE = "inputs.json"
-Progress = Callable[[str, int, int], None]
-"""Called with what is being done, how many are done, and of how many."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +48,8 @@ class SourceSummary:
     version: int
     adapter: str
     licence: str
+    frames: dict[str, Any] | None
+    """``FrameSettings`` under which clips became frames; None where they are files."""
     rows_read: int
     rows_kept: int
     media_kept: int
@@ -42,6 +57,8 @@ class SourceSummary:
     """Rows by ledger reason; with ``rows_kept`` they add up to ``rows_read``."""
     others_left_out: dict[str, int]
     """Archive members and whole files by ledger reason."""
+    not_media: int
+    """Texts and the like among the media: passed over, not in the ledger."""
     repairs: dict[str, int]
     """Changes by kind."""
     subsets: list[str]
@@ -49,7 +66,31 @@ class SourceSummary:
     hash: str
     """Of manifest and geometry."""
     inputs: list[dict[str, Any]]
-    """Path, size and SHA-256 of each raw file."""
+    """Path and size of each raw file."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskSummary:
+    """What one task of an array did."""
+
+    mapped: int
+    """Inputs in the share of this task; all of them are mapped now."""
+    left: int
+    """Inputs of the source, of all shares, that are not mapped yet."""
+    total: int
+    """Inputs of the source."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepareSettings:
+    """How to prepare; of these only ``frames`` changes the result."""
+
+    workers: int = 0
+    """Processes; 0 works in this one."""
+    frames: FrameSettings | None = None
+    """Keep clips as frames under these settings; None keeps the files."""
+    consume: bool = False
+    """Delete each raw file once its content lies in shards that were read back and compared."""
 
 
 def prepare_source(
@@ -57,81 +98,253 @@ def prepare_source(
     raw: Path,
     out: Path,
     tokenizer: Tokenizer,
-    workers: int = 0,
-    progress: Progress | None = None,
+    settings: PrepareSettings | None = None,
+    progress: Report | None = None,
 ) -> SourceSummary:
     """Prepare one source, or leave it alone when it is finished and its inputs are the same.
 
-    Interrupted, it goes on with the files that are not mapped yet. With another tokenizer it only
-    adds that tokenizer's columns. The result is the same for any number of workers.
+    Interrupted, it goes on with the inputs that are not mapped yet. With another tokenizer it only
+    adds that tokenizer's columns. The result is the same for any number of workers and tasks.
 
     Args:
         adapter: What the data set looks like.
         raw: Its files as published; inside the data root.
         out: The source's own folder, two below the data root: ``data/prepared/<source>``.
         tokenizer: For the token columns.
-        workers: Processes; 0 works in this one.
-        progress: Told of every finished file.
+        settings: How to prepare; None takes the defaults.
+        progress: Told of every finished task.
 
     Raises:
         DataNotFoundError: ``raw`` is missing.
-        DataError: No record files in it, a parquet file lacks a column, or ``raw`` is outside the
-            data root, where locators could not reach it.
+        DataError: No record files in it, all parquet files lack a column, the disk is full, raw
+            files that are needed were consumed, or ``raw`` is outside the data root, where
+            locators could not reach it.
     """
-    raw, out = Path(os.path.abspath(raw)), Path(os.path.abspath(out))
-    archives, files = _list_inputs(adapter, raw)
-    place = _workplace(adapter, raw, out)
-    stamp = _read_stamp(raw, archives + files, [out / INPUTS_FILE, place.folder / INPUTS_FILE])
-    stamp = {"version": VERSION, "adapter": repr(adapter), "raw": place.raw_prefix} | stamp
-    report = progress or (lambda *_: None)
-    if _is_finished(out, stamp):
-        if not token_folder(out / GEOMETRY_FOLDER, tokenizer.key).is_dir():
-            _add_tokens(out, tokenizer, workers, report)
-        return _load_summary(out)
-    if not _same_stamp(place.folder / INPUTS_FILE, stamp):
-        shutil.rmtree(place.folder, ignore_errors=True)
-    place.parts.mkdir(parents=True, exist_ok=True)
-    _write_json(place.folder / INPUTS_FILE, stamp)
-    open_archives = [(place, file) for file in archives if not _is_mapped(place, file)]
-    _run(map_archive, open_archives, workers, "archives", report)
-    open_files = [(place, file, archives) for file in files if not _is_mapped(place, file)]
-    _run(map_rows, open_files, workers, "files", report)
-    facts = {
-        "source": adapter.source,
-        "version": VERSION,
-        "adapter": repr(adapter),
-        "licence": adapter.licence,
-        **Reduction(place).run(archives, files),
-        "inputs": _without_times(stamp)["inputs"],
-    }
-    _write_json(place.folder / SOURCE_FILE, facts)
-    for tokens in (place.folder / GEOMETRY_FOLDER).glob("tokens-*"):
-        shutil.rmtree(tokens)  # of a run that ended between here and the rename
-    _add_tokens(place.folder, tokenizer, workers, report)
-    shutil.rmtree(place.parts)
-    _put_in_place(place.folder, out)
-    return _load_summary(out)
+    job = _Job.of(adapter, raw, out, settings or PrepareSettings(), progress)
+    if not job.is_finished():
+        with job.explained_errors():
+            try:
+                job.map_inputs(job.inputs)
+                job.reduce(tokenizer)
+            except (FileNotFoundError, sqlite3.OperationalError):
+                # Another run on the same source may have put it in place in the meantime.
+                if not job.is_finished():
+                    raise
+    clean_up(job.out)
+    if not token_folder(job.out / GEOMETRY_FOLDER, tokenizer.key).is_dir():
+        job.add_tokens(job.out, tokenizer)
+    return load_summary(job.out)
 
 
-def _list_inputs(adapter: Adapter, raw: Path) -> tuple[list[str], list[str]]:
-    """Archives and record files, relative to the raw folder."""
-    if not raw.is_dir():
-        raise DataNotFoundError(
-            f"{raw}: no raw data of {adapter.source} here; download them to this folder (the "
-            "demo's are made by: smolvlm2 demo-data), then run: smolvlm2 prepare " + adapter.source
+def map_share(
+    adapter: Adapter,
+    raw: Path,
+    out: Path,
+    task: tuple[int, int],
+    settings: PrepareSettings | None = None,
+    progress: Report | None = None,
+) -> TaskSummary:
+    """Map one task's share of the inputs; ``prepare_source`` maps what is left and finishes.
+
+    Args:
+        adapter: What the data set looks like.
+        raw: As in ``prepare_source``.
+        out: As in ``prepare_source``.
+        task: Number i from 0, and count n: every n-th input from the i-th on.
+        settings: As in ``prepare_source``; the same for all tasks.
+        progress: Told of every finished input.
+
+    Raises:
+        DataNotFoundError: As ``prepare_source``.
+        DataError: As ``prepare_source``.
+    """
+    number, count = task
+    job = _Job.of(adapter, raw, out, settings or PrepareSettings(), progress)
+    share = job.inputs[number::count]
+    if job.is_finished():
+        return TaskSummary(mapped=len(share), left=0, total=len(job.inputs))
+    with job.explained_errors():
+        job.map_inputs(share)
+    left = sum(job.account(item) is None for item in job.inputs)
+    return TaskSummary(mapped=len(share), left=left, total=len(job.inputs))
+
+
+def load_summary(out: Path) -> SourceSummary:
+    """The summary of a finished source."""
+    return SourceSummary(**json.loads((out / SOURCE_FILE).read_text(encoding="utf-8")))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Job:
+    """One call of prepare."""
+
+    place: Workplace
+    out: Path
+    inputs: list[Input]
+    recipe: str
+    settings: PrepareSettings
+    report: Report
+
+    @classmethod
+    def of(
+        cls,
+        adapter: Adapter,
+        raw: Path,
+        out: Path,
+        settings: PrepareSettings,
+        progress: Report | None,
+    ) -> "_Job":
+        raw, out = Path(os.path.abspath(raw)), Path(os.path.abspath(out))
+        inputs = list_inputs(adapter, raw)
+        place = _workplace(adapter, raw, out, settings.frames)
+        recipe = f"version {VERSION}, {adapter!r}, {settings.frames!r}, in {place.raw_prefix}"
+        report = progress or (lambda *_: None)
+        return cls(
+            place=place, out=out, inputs=inputs, recipe=recipe, settings=settings, report=report
         )
-    archives = [path.relative_to(raw).as_posix() for path in adapter.archives(raw)]
-    files = [path.relative_to(raw).as_posix() for path in adapter.record_files(raw)]
-    if not files:
-        found = sorted(path.name for path in raw.iterdir())[:5]
+
+    def stamp(self, *items: Input) -> InputStamp:
+        files = tuple(file for item in items for file in item.files)
+        return InputStamp(recipe=self.recipe, files=files)
+
+    def is_finished(self) -> bool:
+        return is_finished(self.out, self.stamp(*self.inputs))
+
+    def account(self, item: Input) -> Account | None:
+        """Of an input's part, if there is one and it is still about the same input."""
+        path = self.place.part(item.name).with_suffix(".json")
+        if not path.is_file():
+            return None
+        account = Account.load(path)
+        return account if account.stamp.is_same(self.stamp(item)) else None
+
+    def map_inputs(self, items: Sequence[Input]) -> None:
+        """Map those of some inputs that are not mapped yet, and release what may go."""
+        self.place.parts.mkdir(parents=True, exist_ok=True)
+        clean_up(self.place.folder)
+        accounts = {item.name: self.account(item) for item in items}
+        consume = self.settings.consume
+        todo = []
+        for item in items:
+            account = accounts[item.name]
+            if account is None and item.is_consumed:
+                self._refuse_consumed(item)
+            if account is None or (consume and is_consumable(item, account)):
+                todo.append(item)
+        tasks = [
+            (self.place, item, self.stamp(item), accounts[item.name], consume) for item in todo
+        ]
+
+        def done(number: int, account: Account) -> None:
+            if consume and is_consumable(todo[number], account):
+                release(self.place, todo[number])
+
+        run_tasks(_map_and_verify, tasks, self.settings.workers, "inputs", self.report, done)
+
+    def _refuse_consumed(self, item: Input) -> None:
+        gone = next(file.file for file in item.files if file.modified_ns is None)
         raise DataError(
-            f"{raw}: no files with rows of {adapter.source}, found {found}; expected the layout of "
-            f"{type(adapter).__name__}, check that the download is complete"
+            f"{self.place.raw / gone}: deleted by an earlier prepare --consume, but it has to be "
+            "read again: the inputs, the code or the settings changed since. Download the source "
+            "again (remove consumed.json from its raw folder first), or keep what is prepared in "
+            f"{self.out}"
         )
-    return archives, files
+
+    def reduce(self, tokenizer: Tokenizer) -> None:
+        """Join, reduce, count tokens, and put the source in place."""
+        accounts = [(item, self._finished_account(item)) for item in self.inputs]
+        self._check_columns(accounts)
+        joined = self._join(accounts)
+        parts = []
+        for item, account in accounts:
+            part = self.place.part(item.name)
+            result = joined.get(item.name)
+            if result is not None:
+                account.repairs.update(result.repairs)
+            parts.append(
+                ReducedPart(
+                    name=item.name,
+                    account=account,
+                    ledgers=(part,) if result is None else (part, result.part),
+                    rows=None if item.kind != "rows" else result.part if result else part,
+                )
+            )
+        built = self.place.folder / unfinished_name("reduced")
+        shutil.rmtree(built, ignore_errors=True)  # machines in containers share names
+        built.mkdir()
+        adapter, frames = self.place.adapter, self.settings.frames
+        files = [file for item in self.inputs for file in item.files]
+        facts = {
+            "source": adapter.source,
+            "version": VERSION,
+            "adapter": repr(adapter),
+            "licence": adapter.licence,
+            "frames": None if frames is None else asdict(frames),
+            **Reduction(adapter.source, built).run(parts),
+            "inputs": [{"file": file.file, "size": file.size} for file in files],
+        }
+        write_json(built / SOURCE_FILE, facts)
+        write_json(built / INPUTS_FILE, asdict(self.stamp(*self.inputs)))
+        self.add_tokens(built, tokenizer)
+        shards = {name for _, account in accounts for name in account.shards}
+        finish(self.place.folder, built, self.out, shards)
+
+    def _finished_account(self, item: Input) -> Account:
+        account = self.account(item)
+        if account is None:
+            raise FileNotFoundError(f"the part of {item.name} is gone from {self.place.parts}")
+        return account
+
+    def _check_columns(self, accounts: list[tuple[Input, Account]]) -> None:
+        """Refuse a folder of another data set; a single odd file is only unreadable."""
+        problems = [account.other_columns for item, account in accounts if item.kind == "rows"]
+        if None not in problems:
+            raise DataError(problems[0])
+
+    def _join(self, accounts: list[tuple[Input, Account]]) -> dict[str, JoinResult]:
+        wanting = [item.name for item, account in accounts if account.rows_wanting]
+        if not wanting:
+            return {}
+        index = self.place.folder / unfinished_name("media.sqlite")
+        build_media_index(self.place, self.inputs, index)
+        tasks = [(self.place, name, index) for name in wanting]
+        results = run_tasks(join_rows, tasks, self.settings.workers, "joins", self.report)
+        index.unlink()
+        return dict(zip(wanting, results, strict=True))
+
+    def add_tokens(self, folder: Path, tokenizer: Tokenizer) -> None:
+        workers, report = self.settings.workers, self.report
+        write_token_columns(
+            folder,
+            tokenizer,
+            lambda tasks: run_tasks(count_tokens, tasks, workers, "tokens", report),
+        )
+
+    @contextmanager
+    def explained_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            raise DataError(
+                f"{self.place.folder}: the disk is full; free some space (--consume deletes raw "
+                "files whose content is in shards) and run the same command, it goes on where it "
+                "stopped"
+            ) from error
 
 
-def _workplace(adapter: Adapter, raw: Path, out: Path) -> Workplace:
+def _map_and_verify(
+    place: Workplace, item: Input, stamp: InputStamp, account: Account | None, consume: bool
+) -> Account:
+    """Map an input unless it is, and read its shards back where the raw file is to go."""
+    account = account or map_input(place, item, stamp)
+    if consume and is_consumable(item, account):
+        verify_shards(place.shards, account.shards)
+    return account
+
+
+def _workplace(adapter: Adapter, raw: Path, out: Path, frames: FrameSettings | None) -> Workplace:
     root = out.parent.parent
     if not raw.is_relative_to(root):
         raise DataError(
@@ -144,100 +357,5 @@ def _workplace(adapter: Adapter, raw: Path, out: Path) -> Workplace:
         raw_prefix=raw.relative_to(root).as_posix(),
         folder=out.with_name(f"{out.name}.partial"),
         shard_prefix=(out / "shards").relative_to(root).as_posix(),
+        frames=frames,
     )
-
-
-def _read_stamp(raw: Path, files: Sequence[str], known: Sequence[Path]) -> dict[str, Any]:
-    """Size, time and digest of the inputs; a digest is kept where size and time are as before."""
-    earlier: dict[tuple[str, int, int], str] = {}
-    for path in known:
-        if path.is_file():
-            for entry in json.loads(path.read_text(encoding="utf-8"))["inputs"]:
-                earlier[entry["file"], entry["size"], entry["modified_ns"]] = entry["sha256"]
-    inputs = []
-    for file in files:
-        status = (raw / file).stat()
-        key = (file, status.st_size, status.st_mtime_ns)
-        sha256 = earlier.get(key) or _sha256(raw / file)
-        inputs.append({"file": file, "size": key[1], "modified_ns": key[2], "sha256": sha256})
-    return {"inputs": inputs}
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def _same_stamp(path: Path, stamp: dict[str, Any]) -> bool:
-    """Whether a stored stamp is about the same bytes; times do not matter."""
-    if not path.is_file():
-        return False
-    stored = json.loads(path.read_text(encoding="utf-8"))
-    return _without_times(stored) == _without_times(stamp)
-
-
-def _without_times(stamp: dict[str, Any]) -> dict[str, Any]:
-    inputs = [{k: v for k, v in e.items() if k != "modified_ns"} for e in stamp["inputs"]]
-    return stamp | {"inputs": inputs}
-
-
-def _is_finished(out: Path, stamp: dict[str, Any]) -> bool:
-    complete = (out / MANIFEST_FILE).is_file() and (out / SOURCE_FILE).is_file()
-    return complete and _same_stamp(out / INPUTS_FILE, stamp)
-
-
-def _is_mapped(place: Workplace, file: str) -> bool:
-    return place.part(file).with_suffix(".json").is_file()
-
-
-def _add_tokens(folder: Path, tokenizer: Tokenizer, workers: int, report: Progress) -> None:
-    write_token_columns(
-        folder, tokenizer, lambda tasks: _run(count_tokens, tasks, workers, "tokens", report)
-    )
-
-
-def _run(
-    function: Callable[..., Any],
-    tasks: Sequence[tuple[Any, ...]],
-    workers: int,
-    what: str,
-    report: Progress,
-) -> list[Any]:
-    """Call a function with each tuple of arguments; results in the order of the tasks."""
-    if workers == 0 or len(tasks) < 2:
-        results = []
-        for done, task in enumerate(tasks, start=1):
-            results.append(function(*task))
-            report(what, done, len(tasks))
-        return results
-    # Spawned, not forked: Arrow and FFmpeg keep threads that a forked child would lack.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(workers, len(tasks)), mp_context=context) as pool:
-        futures = [pool.submit(function, *task) for task in tasks]
-        for done, future in enumerate(as_completed(futures), start=1):
-            future.result()
-            report(what, done, len(tasks))
-        return [future.result() for future in futures]
-
-
-def _put_in_place(folder: Path, out: Path) -> None:
-    """Rename the finished folder; an older version of the source goes once it is replaced."""
-    old = out.with_name(f"{out.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if out.exists():
-        out.rename(old)
-    folder.rename(out)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _load_summary(out: Path) -> SourceSummary:
-    return SourceSummary(**json.loads((out / SOURCE_FILE).read_text(encoding="utf-8")))
-
-
-def _write_json(path: Path, value: dict[str, Any]) -> None:
-    unfinished = path.with_suffix(".partial")
-    unfinished.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
-    unfinished.replace(path)

@@ -8,11 +8,13 @@ import numpy as np
 
 from smolvlm2.data.geometry import TOKEN_COLUMNS, token_folder
 from smolvlm2.data.manifest import GEOMETRY_FOLDER, Manifest
-from smolvlm2.processing.lengths import turn_tokens
+from smolvlm2.processing.lengths import turn_tokens_of_many
 from smolvlm2.processing.tokenizer import Tokenizer
 
 CHUNK_ROWS = 8192
 """Rows counted by one task."""
+BATCH_ROWS = 256
+"""Rows handed to the tokenizer at once: its encodings take far more memory than their text."""
 
 
 def row_chunks(rows: int) -> list[tuple[int, int]]:
@@ -35,12 +37,13 @@ def count_tokens(
         Text tokens and supervised tokens, int32 ``(messages,)`` each.
     """
     manifest = Manifest.open(folder)
-    counts = [turn_tokens(manifest.row(i).messages, tokenizer) for i in range(start, stop)]
-    empty = np.zeros(0, dtype=np.int32)
-    return (
-        np.concatenate([empty, *(count.text for count in counts)]),
-        np.concatenate([empty, *(count.supervised for count in counts)]),
-    )
+    text, supervised = [np.zeros(0, dtype=np.int32)], [np.zeros(0, dtype=np.int32)]
+    for first in range(start, stop, BATCH_ROWS):
+        rows = manifest.messages(first, min(first + BATCH_ROWS, stop))
+        for counts in turn_tokens_of_many(rows, tokenizer):
+            text.append(counts.text)
+            supervised.append(counts.supervised)
+    return np.concatenate(text), np.concatenate(supervised)
 
 
 def write_token_columns(

@@ -123,7 +123,7 @@ class Exchange:
             capacity: Whether packs within capacity stay there; slower.
         """
         packs, kinds = self.load.shape
-        for number in range(rounds):
+        for number in range(rounds if packs > 1 else 0):
             kind = number % (kinds + 1)
             if kind < kinds:
                 order = np.argsort(self.load[:, kind], kind="stable")

@@ -19,7 +19,8 @@ def deal(features: NDArray[np.int64], *, seed: int, window: int) -> NDArray[np.i
     Packs differ: one holds two videos, another a few texts more. Each time the pack of a drawn
     pool is taken that keeps the running sums of all features closest to a straight line; any run
     of consecutive packs then has nearly the window's mean features. Plain shuffling doubles the
-    spread of a step's modality shares (``docs/decisions/008-plan.md``).
+    spread of a step's modality shares (``docs/decisions/008-plan.md``). The result is turned by a
+    drawn number of places: odd packs, which nothing levels out, would else always come last.
 
     Args:
         features: ``(n, m)`` integer sums over each pack, such as samples of each modality.
@@ -27,13 +28,12 @@ def deal(features: NDArray[np.int64], *, seed: int, window: int) -> NDArray[np.i
         window: Number of the window.
 
     Returns:
-        ``(n,)`` pack numbers in the order they are taken; the first is drawn by seed and window.
+        ``(n,)`` pack numbers in the order they are taken.
     """
     count = len(features)
     left = permute(np.arange(count), count, derive_key(seed, window))
     steps = _deviations(features)[left]
     order = np.empty(count, dtype=np.int64)
-    # The first pack is free: all windows of all seeds would begin with the most average one.
     pool = np.arange(min(count, POOL))
     chosen, total = 0, np.zeros(features.shape[1])
     for place in range(count):
@@ -48,7 +48,7 @@ def deal(features: NDArray[np.int64], *, seed: int, window: int) -> NDArray[np.i
         else:
             pool[chosen] = pool[-1]
             pool = pool[:-1]
-    return order
+    return np.roll(order, derive_key(seed, window, 1) % max(count, 1))
 
 
 def _deviations(features: NDArray[np.int64]) -> NDArray[np.float64]:

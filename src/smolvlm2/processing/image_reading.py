@@ -25,6 +25,8 @@ _DECODE_ERRORS = (
     NotImplementedError, struct.error, zlib.error,
 )  # fmt: skip
 _PNG_EXIF = (b"eXIf", b"Raw profile type")
+_PNG_START = b"\x89PNG\r\n\x1a\n"
+_PNG_TEXTS = (b"zTXt", b"iTXt")
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -101,6 +103,7 @@ def _open_header(source: bytes | str | Path) -> tuple[Image.Image, int, str]:
             f"image is a {type(source).__name__}; expected bytes, a path or a PIL image",
             reason="unsupported_media",
         )
+    content = _without_texts(content)
     try:
         with _HEADER_LOCK, warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -113,6 +116,25 @@ def _open_header(source: bytes | str | Path) -> tuple[Image.Image, int, str]:
     except _DECODE_ERRORS as error:
         raise MediaError(f"{name}: image header does not read ({error})") from error
     return image, orientation, name
+
+
+def _without_texts(content: bytes) -> bytes:
+    """A PNG without its packed notes; other files as they are.
+
+    PIL refuses a picture whose notes unpack to more than a megabyte, wherever they stand. Those
+    that hold EXIF stay.
+    """
+    if not content.startswith(_PNG_START) or not any(mark in content for mark in _PNG_TEXTS):
+        return content
+    kept, place = [_PNG_START], len(_PNG_START)
+    while place < len(content):
+        # Length, name, body, checksum.
+        end = place + 12 + int.from_bytes(content[place : place + 4], "big")
+        chunk = content[place:end]
+        if chunk[4:8] not in _PNG_TEXTS or chunk.startswith(b"Raw profile type", 8):
+            kept.append(chunk)
+        place = end
+    return b"".join(kept)
 
 
 @functools.cache

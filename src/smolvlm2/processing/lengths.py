@@ -6,14 +6,15 @@ newline's next letter, before a space in front of a word, and around every digit
 verifies this for the tokenizer at hand.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from smolvlm2.errors import CheckpointError
 from smolvlm2.processing import prompt_strings as strings
-from smolvlm2.processing.template import Messages, TextRun, read_turns, tile_name
+from smolvlm2.processing.template import Item, Messages, TextRun, read_turns, tile_name
 from smolvlm2.processing.tiling import ImageSettings, tile_grid
 from smolvlm2.processing.tokenizer import Tokenizer
 from smolvlm2.processing.video_sampling import VideoSettings, count_frames, sample_frames
@@ -44,26 +45,113 @@ def turn_tokens(messages: Messages, tokenizer: Tokenizer) -> TurnTokens:
     Raises:
         PromptError: As ``encode_conversation``.
     """
-    text, supervised = [], []
-    for role, items in read_turns(messages):
-        run = TextRun(tokenizer)
-        # Stands for the newline that ends a message; it opens the next message's run of text.
-        run.add_text("\n", False)
-        for item in items:
-            if item.kind == "text":
-                run.add_text(item.text, item.supervised)
-                continue
-            if item.kind == "video":
-                run.add_text(strings.VIDEO_HEAD, False)
-            run.add_ids([])
-            if item.kind == "video":
-                run.add_text(strings.VIDEO_OUTRO, False)
-        run.add_ids([tokenizer.special.end_of_utterance], supervised=role == "assistant")
-        flags = run.finish().supervised
-        text.append(len(flags))
-        supervised.append(int(flags.sum()))
-    text[0] += 1
-    return TurnTokens(np.array(text, dtype=np.int32), np.array(supervised, dtype=np.int32))
+    return turn_tokens_of_many([messages], tokenizer)[0]
+
+
+def turn_tokens_of_many(
+    conversations: Sequence[Messages], tokenizer: Tokenizer
+) -> list[TurnTokens]:
+    """``turn_tokens`` of many conversations: their texts go through the tokenizer together.
+
+    Args:
+        conversations: As in ``turn_tokens``.
+        tokenizer: A SmolVLM tokenizer.
+
+    Raises:
+        PromptError: As ``encode_conversation``.
+    """
+    runs = _TextRuns(cuts=_cuts_before_answers(tokenizer))
+    turns = [[_add_turn(runs, role, items) for role, items in read_turns(messages)]
+             for messages in conversations]  # fmt: skip
+    total, supervised = runs.count(tokenizer)
+    results = []
+    for spans in turns:
+        text, loss = [], []
+        for begin, end, answered in spans:
+            # The end of the utterance is one more token.
+            text.append(sum(total[begin:end]) + 1)
+            loss.append(sum(supervised[begin:end]) + answered)
+        text[0] += 1
+        results.append(TurnTokens(np.array(text, dtype=np.int32), np.array(loss, dtype=np.int32)))
+    return results
+
+
+def _add_turn(runs: "_TextRuns", role: str, items: list[Item]) -> tuple[int, int, bool]:
+    """Collect the runs of text of a message: first and last (exclusive), and if it is an answer."""
+    begin = len(runs.texts)
+    # Stands for the newline that ends a message; it opens the next message's run of text.
+    pieces = [("\n", False)]
+    for item in items:
+        if item.kind == "text":
+            pieces.append((item.text, item.supervised))
+            continue
+        if item.kind == "video":
+            pieces.append((strings.VIDEO_HEAD, False))
+        runs.add(pieces)
+        pieces = [(strings.VIDEO_OUTRO, False)] if item.kind == "video" else []
+    runs.add(pieces)
+    return begin, len(runs.texts), role == "assistant"
+
+
+@dataclass
+class _TextRuns:
+    """Texts between special tokens, and which part of each is supervised."""
+
+    cuts: bool
+    """Whether the tokenizer always cuts where an answer begins."""
+    texts: list[str] = field(default_factory=list)
+    has_lead: list[bool] = field(default_factory=list)
+    """Whether the run begins with words that are not supervised."""
+    answers: list[bool] = field(default_factory=list)
+    """Whether anything in the run is supervised."""
+    mixed: dict[int, list[tuple[str, bool]]] = field(default_factory=dict)
+    """Runs, by number, that only the places of their tokens can divide."""
+
+    def add(self, pieces: list[tuple[str, bool]]) -> None:
+        pieces = [piece for piece in pieces if piece[0]]
+        if not pieces:
+            return
+        flags = [flag for _, flag in pieces]
+        text = "".join(text for text, _ in pieces)
+        answer = flags.index(True) if any(flags) else len(pieces)
+        lead = "".join(text for text, _ in pieces[:answer])
+        if not all(flags[answer:]) or (lead and lead != text and not self._divides(lead)):
+            self.mixed[len(self.texts)] = pieces
+        self.texts.append(text)
+        self.has_lead.append(bool(lead))
+        self.answers.append(any(flags))
+
+    def _divides(self, lead: str) -> bool:
+        """Whether the tokens of a lead can be counted apart from those of the answer behind."""
+        return self.cuts and lead == _ANSWER_LEAD
+
+    def count(self, tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
+        """Tokens of each run, and how many of them are supervised."""
+        total = tokenizer.count_tokens(self.texts)
+        before = len(tokenizer.encode_constant(_ANSWER_LEAD))
+        supervised = [
+            0 if not answer else count - before if lead else count
+            for count, lead, answer in zip(total, self.has_lead, self.answers, strict=True)
+        ]
+        for number, pieces in self.mixed.items():
+            run = TextRun(tokenizer)
+            for text, flag in pieces:
+                run.add_text(text, flag)
+            supervised[number] = int(run.finish().supervised.sum())
+        return total, supervised
+
+
+_ANSWER_LEAD = "\nAssistant:"
+
+
+def _cuts_before_answers(tokenizer: Tokenizer) -> bool:
+    """Whether no token spans the colon and the space after it, whatever the answer begins with."""
+    lead = len(tokenizer.encode_constant(_ANSWER_LEAD))
+    return all(
+        len(tokenizer.encode_constant(_ANSWER_LEAD + start))
+        == lead + len(tokenizer.encode_constant(start))
+        for start in (" a", " 1", " .", " \n", "  a", " \u00e9", " \u6f22", " ")
+    )
 
 
 class LengthModel:

@@ -1,5 +1,6 @@
 """Text to ids, with special tokens kept apart: text can never become a special token."""
 
+import functools
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
@@ -136,6 +137,12 @@ class Tokenizer:
         """Ids of ordinary text, int32 ``(n,)``; special-token strings are plain characters."""
         return np.array(self._text.encode(text, add_special_tokens=False).ids, dtype=np.int32)
 
+    def count_tokens(self, texts: list[str]) -> list[int]:
+        """How many ids each text has: ``len(encode_text(text))``, for many texts at once."""
+        # The fast form, of tokenizers 0.21 and later, leaves out where tokens stand in the text.
+        encodings = self._text.encode_batch_fast(texts, add_special_tokens=False)
+        return [len(encoding) for encoding in encodings]
+
     def encode_with_starts(self, text: str) -> tuple[np.ndarray, np.ndarray]:
         """Ids and the index of the character where each token starts, both int32 ``(n,)``."""
         encoding = self._text.encode(text, add_special_tokens=False)
@@ -158,6 +165,20 @@ class Tokenizer:
         """
         values = ids.tolist() if hasattr(ids, "tolist") else list(ids)
         return self._full.decode(values, skip_special_tokens=skip_special_tokens)
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """The bytes that one id stands for: ``decode`` cannot show half of a character.
+
+        Raises:
+            ValueError: The vocabulary has no such id.
+        """
+        token = self._full.id_to_token(int(token_id))
+        if token is None:
+            raise ValueError(f"id {token_id} is not in the vocabulary of {self.vocab_size} ids")
+        if int(token_id) in self._full.get_added_tokens_decoder():
+            return token.encode("utf-8")
+        bytes_of = _byte_alphabet()
+        return bytes(bytes_of[character] for character in token)
 
     def batch_decode(
         self, batch: Iterable[Sequence[int]], skip_special_tokens: bool = True
@@ -243,6 +264,21 @@ def _added_names() -> list[str]:
         *(f"<|reserved_special_token_{index}|>" for index in range(RESERVED)),
         strings.END_OF_UTTERANCE,
     ]
+
+
+@functools.cache
+def _byte_alphabet() -> dict[str, int]:
+    """Which byte each character of a byte-level token stands for.
+
+    Printable Latin-1 stands for itself; the other bytes, in order, for the characters from 256 on.
+
+    Source:
+        GPT-2's byte-level BPE; equal to tokenizers' alphabet (tests/processing).
+    """
+    shown = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    hidden = [byte for byte in range(256) if byte not in shown]
+    alphabet = {chr(byte): byte for byte in shown}
+    return alphabet | {chr(256 + place): byte for place, byte in enumerate(hidden)}
 
 
 def _build(definition: str, where: str) -> tokenizers.Tokenizer:

@@ -13,8 +13,9 @@ import torch
 from torch.optim import Optimizer
 
 from smolvlm2.errors import ResumeError, TrainingError
-from smolvlm2.loading.loader import Loader, PackReader, Skip, StepBatch
+from smolvlm2.loading.loader import Loader, StepBatch
 from smolvlm2.loading.micro_batch import MicroBatch
+from smolvlm2.loading.reader import PackReader, Skip
 from smolvlm2.model.smolvlm import SmolVLM
 from smolvlm2.plan.plan import Plan, Position
 from smolvlm2.plan.samples import MODALITIES
@@ -112,7 +113,12 @@ class Trainer:
         self.reader.skipped_before = {skip.occurrence: skip for skip in skips}
         frozen: frozenset[str] | None = None
         with Loader(
-            self.plan, self.reader, self.state.position, workers=self.recipe.data.workers
+            self.plan,
+            self.reader,
+            self.state.position,
+            workers=self.recipe.data.workers,
+            timeout_s=self.recipe.data.sample_timeout_s,
+            pin=self.model.device.type == "cuda",
         ) as loader:
             batches = iter(loader)
             while self.state.step < training.max_steps:
@@ -139,8 +145,9 @@ class Trainer:
         # The divisor is known before the first backward pass: it is a sum over the loaded packs.
         divisor = float(sum(pack.loss_weights.sum(dtype=np.float64) for pack in batch.packs))
         loss_sum, parts = 0.0, np.zeros((len(MODALITIES), 2))
-        for pack in batch.packs:
+        for number, pack in enumerate(batch.packs):
             loss_sum += self._backward(pack, divisor, parts)
+            batch.release(number)
         norm = 0.0
         if divisor > 0:
             parameters = [p for p in self.model.parameters() if p.grad is not None]

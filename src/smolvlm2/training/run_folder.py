@@ -25,10 +25,11 @@ FREE_KEYS = (
     "data.workers",
     "checkpoint.",
     "training.threads",
+    "data.sample_timeout_s",
     "data.skip_ids",
     "training.max_skip_fraction",
 )
-"""Settings that may change when a run is resumed. All but the last two leave its result as it is;
+"""Settings that may change when a run is resumed. All but the last three leave its result as it is;
 those are the ways out that errors name."""
 WRITTEN = (
     "checkpoints",

@@ -2,6 +2,9 @@
 
 import tarfile
 
+import pytest
+
+from smolvlm2.data.ledger import LeftOutError
 from smolvlm2.data.manifest import Manifest
 from smolvlm2.data.media import MediaStore
 from smolvlm2.data.sources.cauldron import ImagesAndTexts
@@ -68,3 +71,33 @@ def test_rows_that_are_left_out_leave_nothing_in_the_shards(
     (shard,) = (folder / "shards").iterdir()
     with tarfile.open(shard) as archive:
         assert archive.getnames() == ["00000001-0.png"]
+
+
+def test_the_folder_names_the_config_and_docmatix_calls_its_own_images():
+    row = {"images": [], "texts": []}
+    files = {"vqav2/train-00000-of-00002.parquet": "vqav2",
+             "data/train-00000-of-01106.parquet": "images",
+             "images/train-00000-of-01106.parquet": "images",
+             "train-00000-of-00001.parquet": ""}  # fmt: skip
+    for file, subset in files.items():
+        (record,) = CAULDRON.records(row, file)
+        assert record.subset == subset
+
+
+def test_docmatix_other_configs_are_no_training_data(tmp_path):
+    for folder in ("data", "pdf", "zero-shot-exp"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "train-00000-of-00001.parquet").write_bytes(b"")
+    assert [path.parent.name for path in CAULDRON.record_files(tmp_path)] == ["data"]
+
+
+def test_a_text_only_config_has_no_images():
+    row = {"images": None, "texts": [{"user": "q", "assistant": "a", "source": "s"}]}
+    (record,) = CAULDRON.records(row, "text_openhermes_2_5/train.parquet")
+    assert (record.media, record.turns) == ([], [("user", "q"), ("assistant", "a")])
+
+
+@pytest.mark.parametrize("texts", [[None], ["text"], "text"])
+def test_texts_of_another_shape_are_unreadable(texts):
+    with pytest.raises(LeftOutError, match="unreadable_record: 'texts' is"):
+        list(CAULDRON.records({"images": [], "texts": texts}, "a/train.parquet"))

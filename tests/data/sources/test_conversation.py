@@ -15,8 +15,7 @@ def build(turns, media=0, kind="image", placeholders=("<image>",), swap=False):
     repairs = Counter()
     messages, order, where = build_messages(
         turns,
-        media_count=media,
-        media_kind=kind,
+        media_kinds=[kind] * media,
         placeholders=placeholders,
         swap_roles=swap,
         repairs=repairs,
@@ -173,3 +172,11 @@ def test_half_a_surrogate_pair_is_bad_text():
 
 def test_text_that_is_no_text_is_unreadable():
     assert reason([("human", 7), ("gpt", "a")]) == "unreadable_record"
+
+
+@pytest.mark.parametrize("code", [*range(0x00, 0x20), *range(0x7E, 0xA2), 0x2028, 0x1F600])
+def test_each_character_is_kept_or_removed_by_itself(code):
+    removed = (code < 0x20 or 0x7F <= code < 0xA0) and chr(code) not in "\t\n"
+    messages, _, _, repairs = build([("human", "q"), ("gpt", f"a{chr(code)}b")])
+    assert messages[1][1] == ["ab" if removed else f"a{chr(code)}b"]
+    assert repairs == ({"control_characters": 1} if removed else {})

@@ -10,13 +10,21 @@ import pytest
 
 from smolvlm2.data.demo.layouts import ONEVISION_SCHEMA
 from smolvlm2.data.geometry import FLAGS
+from smolvlm2.data.ledger import LeftOutError
 from smolvlm2.data.manifest import Manifest
 from smolvlm2.data.media import MediaStore
-from smolvlm2.data.sources.llava import REFUSAL, LlavaOneVision, LlavaVideo, M4Instruct
+from smolvlm2.data.sources.llava import (
+    REFUSAL,
+    LlavaOneVision,
+    LlavaOneVisionJson,
+    LlavaVideo,
+    M4Instruct,
+)
 
 ONEVISION = LlavaOneVision(source="onevision", licence="none")
 M4 = M4Instruct(source="m4", licence="none")
 VIDEO = LlavaVideo(source="clips", licence="none")
+FOLDERS = LlavaOneVisionJson(source="folders", licence="none")
 
 
 def m4_row(number, images, *texts, dataset="Src", **metadata):
@@ -219,4 +227,78 @@ def test_answers_are_no_refusals(text):
 
 def test_both_spellings_of_turns_are_read():
     row = {"conversations": [{"role": "user", "content": "q"}, {"from": "gpt", "value": "a"}]}
-    assert M4.record(row, "x.json").turns == [("user", "q"), ("gpt", "a")]
+    (record,) = M4.records(row, "x.json")
+    assert record.turns == [("user", "q"), ("gpt", "a")]
+
+
+def test_a_row_that_names_no_clip_lacks_its_medium():
+    with pytest.raises(LeftOutError, match="missing_media: the row names no clip"):
+        list(VIDEO.records(clip_row(None), "cfg/x_processed.json"))
+
+
+def test_a_clip_is_looked_for_where_the_row_and_where_the_file_say():
+    file = "0_30_s_nextqa/0_30_s_nextqa_oe_qa_processed.json"
+    (record,) = VIDEO.records(clip_row("a/1.mp4", data_source="0_30_s_NextQA"), file)
+    assert record.media[0].paths == ("0_30_s_NextQA/a/1.mp4", "0_30_s_nextqa/a/1.mp4")
+    assert record.media[0].frame_rate is None
+
+
+@pytest.mark.parametrize(
+    ("video", "place"),
+    [
+        ("x-Scene-003", "llava_hound/x-Scene-003"),
+        ("x-Scene-003", "llava_hound/train_300k/x-Scene-003"),
+        ("train_300k/x-Scene-003", "llava_hound/train_300k/x-Scene-003"),
+        ("some/where/x-Scene-003.mp4", "llava_hound/train_300k/x-Scene-003"),
+        ("llava_hound/frames/x", "llava_hound/frames/x"),
+    ],
+)
+def test_a_clip_of_hound_is_a_folder_of_two_frames_a_second(video, place):
+    file = "llava_hound/sharegptvideo_qa_255k_processed.json"
+    (record,) = VIDEO.records(clip_row(video, data_source="llava_hound"), file)
+    assert record.subset == "sharegptvideo_qa_255k"
+    (medium,) = record.media
+    assert (medium.kind, medium.frame_rate) == ("video", 2.0)
+    assert place in medium.paths
+
+
+@pytest.mark.parametrize("video", ["/frames/x", "../x"])
+def test_a_clip_of_hound_cannot_leave_the_data_set(video):
+    file = "llava_hound/sharegptvideo_qa_255k_processed.json"
+    (record,) = VIDEO.records(clip_row(video), file)
+    assert record.media[0].paths == (video,)
+
+
+def test_onevision_1_5_spells_turns_its_own_way():
+    turns = [
+        {"role": "user", "content": "<image>\nq", "from": None, "value": None, "markdown": None},
+        {"role": "assistant", "content": "a", "markdown": "stray"},
+    ]
+    row = {"id": 7, "image": {"bytes": b"png"}, "conversations": turns}
+    (record,) = ONEVISION.records(row, "subset/train.parquet")
+    assert record.turns == [("user", "<image>\nq"), ("assistant", "a")]
+    assert record.native_id == "subset/7"
+
+
+def test_a_onevision_file_without_image_column_is_text():
+    (record,) = ONEVISION.records({"conversations": []}, "magpie_pro(l3_80b_mt)/train.parquet")
+    assert (record.media, record.native_id) == ([], None)
+
+
+def test_onevision_folders_without_parquet_are_a_source_of_their_own(tmp_path):
+    for name in ("ureader_kg/ureader_kg.json", "ureader_kg/images.zip", "cambrian(x)/a.jsonl",
+                 "sroie/train-00000-of-00001.parquet", "sroie/notes.json"):  # fmt: skip
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    assert [path.name for path in ONEVISION.record_files(tmp_path)] == [
+        "train-00000-of-00001.parquet"
+    ]
+    assert [path.name for path in FOLDERS.record_files(tmp_path)] == ["a.jsonl", "ureader_kg.json"]
+    assert [path.name for path in FOLDERS.archives(tmp_path)] == ["images.zip"]
+
+
+def test_their_images_are_looked_for_in_the_folder_and_beside_it():
+    row = {"id": "a", "image": "images/1.jpg", "conversations": []}
+    (record,) = FOLDERS.records(row, "ureader_kg/ureader_kg.json")
+    assert (record.subset, record.native_id) == ("ureader_kg", "ureader_kg/a")
+    assert record.media[0].paths == ("ureader_kg/images/1.jpg", "images/1.jpg")

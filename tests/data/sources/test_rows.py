@@ -1,62 +1,21 @@
-"""Readers: rows come one at a time, and a bad one does not hide its neighbours."""
+"""Parquet rows, and files that are one row each."""
 
 import json
+import zipfile
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from smolvlm2.data.ledger import LeftOutError
-from smolvlm2.data.sources.rows import UnreadableFileError, json_rows, parquet_rows
-from smolvlm2.errors import DataError
+from smolvlm2.data.sources import rows as module
+from smolvlm2.data.sources.json_rows import UnreadableFileError
+from smolvlm2.data.sources.rows import OtherColumnsError, json_file_rows, parquet_rows
 
 
 def short(rows):
     """Number, and the row or its reason."""
     return [(n, row.reason if isinstance(row, LeftOutError) else row) for n, row in rows]
-
-
-@pytest.mark.parametrize("indent", [None, 2])
-def test_a_json_list_is_read_row_by_row(tmp_path, indent):
-    rows = [{"a": 'br{ack"et]s \\'}, {"b": {"c": [1, {"d": "]"}]}}, {}]
-    path = tmp_path / "rows.json"
-    path.write_text(json.dumps(rows, indent=indent))
-    assert short(json_rows(path)) == list(enumerate(rows))
-
-
-def test_json_lines_are_read_too(tmp_path):
-    path = tmp_path / "rows.json"
-    path.write_text('{"a": 1}\n\nnonsense\n{"a": 2}\n')
-    assert short(json_rows(path)) == [(0, {"a": 1}), (1, "unreadable_record"), (2, {"a": 2})]
-
-
-def test_bad_json_rows_do_not_hide_their_neighbours(tmp_path):
-    path = tmp_path / "rows.json"
-    path.write_bytes(b'[\n{"a": 1},\n{"a": \xff},\n{"a" 1},\n"text",\n{"a: 1},\n{"a": 2}\n]')
-    bad = "unreadable_record"
-    assert short(json_rows(path)) == [
-        (0, {"a": 1}), (1, bad), (2, bad), (3, bad), (4, bad), (5, {"a": 2}),
-    ]  # fmt: skip
-
-
-def test_a_list_that_is_cut_off_ends_in_one_unreadable_row(tmp_path):
-    path = tmp_path / "rows.json"
-    path.write_text('[{"a": 1}, {"a": 2')
-    assert short(json_rows(path)) == [(0, {"a": 1}), (1, "unreadable_record")]
-
-
-def test_an_empty_list_has_no_rows(tmp_path):
-    path = tmp_path / "rows.json"
-    path.write_text(" [ ] ")
-    assert short(json_rows(path)) == []
-
-
-@pytest.mark.parametrize("text", ["", "hello", "  "])
-def test_a_file_that_is_no_json_list_is_unreadable(tmp_path, text):
-    path = tmp_path / "rows.json"
-    path.write_text(text)
-    with pytest.raises(UnreadableFileError):
-        list(json_rows(path))
 
 
 def test_parquet_rows_keep_their_numbers_over_row_groups(tmp_path):
@@ -96,5 +55,82 @@ def test_a_file_that_is_no_parquet_is_unreadable(tmp_path):
 def test_a_missing_column_is_an_error_of_the_layout(tmp_path):
     path = tmp_path / "rows.parquet"
     pq.write_table(pa.table({"a": [1]}), path)
-    with pytest.raises(DataError, match="column 'texts' is missing, found \\['a'\\]"):
+    with pytest.raises(OtherColumnsError, match="column 'texts' is missing, found \\['a'\\]"):
         list(parquet_rows(path, ("texts",)))
+
+
+def test_optional_columns_are_read_where_they_are(tmp_path):
+    path = tmp_path / "rows.parquet"
+    pq.write_table(pa.table({"a": [1], "b": [2]}), path)
+    assert short(parquet_rows(path, ("a",), ("b", "c"))) == [(0, {"a": 1, "b": 2})]
+
+
+def test_few_large_rows_are_decoded_at_a_time(tmp_path, monkeypatch):
+    path = tmp_path / "rows.parquet"
+    pq.write_table(pa.table({"a": [bytes([n]) * 1000 for n in range(50)]}), path)
+    monkeypatch.setattr(module, "BATCH_BYTES", 5000)
+    sizes = []
+    plain = module._batch_rows
+    monkeypatch.setattr(module, "_batch_rows", lambda b: sizes.append(b.num_rows) or plain(b))
+    assert len(short(parquet_rows(path, ("a",)))) == 50
+    assert max(sizes) < 10
+
+
+def outcome(path):
+    """Name, and the row or its reason, in order."""
+    return [
+        (name, row.reason if isinstance(row, LeftOutError) else row)
+        for _, name, row in json_file_rows(path)
+    ]
+
+
+FILES = {
+    "b.json": b'{"n": 2}',
+    "a.json": b'\xef\xbb\xbf{"n": 1}',
+    "bad.json": b"{",
+    "x.txt": b"hello",
+}
+EXPECTED = [("a.json", {"n": 1}), ("b.json", {"n": 2}), ("bad.json", "unreadable_record")]
+
+
+def test_a_folder_of_json_files_is_read_by_name(tmp_path):
+    for name, data in FILES.items():
+        (tmp_path / name).write_bytes(data)
+    (tmp_path / ".hidden.json").write_bytes(b"{}")
+    (tmp_path / "link.json").symlink_to(tmp_path / "a.json")
+    assert outcome(tmp_path) == [*EXPECTED, ("link.json", "unsafe_path")]
+
+
+def test_a_zip_of_json_files_is_read_by_name(tmp_path):
+    path = tmp_path / "captions.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in {**FILES, "../up.json": b"{}", "__MACOSX/a.json": b"{}"}.items():
+            archive.writestr(name, data)
+    assert outcome(path) == [("../up.json", "unsafe_path"), *EXPECTED]
+
+
+def test_a_damaged_member_of_a_zip_is_one_unreadable_row(tmp_path, monkeypatch):
+    path = tmp_path / "captions.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a.json", b'{"n": 12345}')
+        archive.writestr("b.json", b'{"n": 2}')
+        archive.writestr("c.json", b'{"n": 2}' + b" " * 100)
+    path.write_bytes(path.read_bytes().replace(b"12345", b"12344"))
+    monkeypatch.setattr(module, "MAX_ROW_BYTES", 100)
+    bad = "unreadable_record"
+    assert outcome(path) == [("a.json", bad), ("b.json", {"n": 2}), ("c.json", bad)]
+
+
+def test_a_zip_whose_directory_is_damaged_is_unreadable(tmp_path):
+    path = tmp_path / "captions.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a.json", b"{}")
+    path.write_bytes(path.read_bytes().replace(b"PK\1\2", b"PK\0\0"))
+    with pytest.raises(UnreadableFileError, match="directory is damaged"):
+        outcome(path)
+
+
+def test_lines_stand_in_for_a_zip_of_files(tmp_path):
+    path = tmp_path / "captions.jsonl"
+    path.write_text(json.dumps({"n": 1}) + "\n")
+    assert outcome(path) == [(None, {"n": 1})]

@@ -1,42 +1,55 @@
-"""Media files in zips, tars and folders: by offset where they lie plain, repacked where not."""
+"""Media files in zips, tars and folders, as streams: nothing is ever unpacked to a path."""
 
 import gzip
+import lzma
 import tarfile
-import zipfile
 import zlib
 from collections.abc import Generator, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from smolvlm2.data.ledger import LeftOutError
 from smolvlm2.data.media import is_safe_path
+from smolvlm2.data.sources.zip_reader import PIECE, STORED, ZipEntry, ZipError, ZipReader, is_zip
 
+MAX_MEMBER_BYTES = 4 * 2**30
+"""Larger members are refused: no clip of these data sets comes near."""
+MAX_RATIO = 100
+"""Packed media hardly shrink; a large member that does is a bomb."""
+_RATIO_FROM = 16 * 2**20
+"""Members up to this size are read whatever their ratio: a blank page shrinks a lot."""
 _READ_ERRORS = (
-    zipfile.BadZipFile,
+    ZipError,
     tarfile.TarError,
     gzip.BadGzipFile,
+    lzma.LZMAError,
     zlib.error,
     EOFError,
     OSError,
-    NotImplementedError,  # a compression method that Python does not know
-    RuntimeError,  # an encrypted member
+    ValueError,  # bz2, and numbers in tar headers that are none
 )
+_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+_TAR_MODES = ((b"\x1f\x8b", "r|gz"), (b"BZh", "r|bz2"), (b"\xfd7zXZ\0", "r|xz"))
 
 
-MAX_MEMBER_BYTES = 4 * 2**30
-"""Larger members are refused: a member is read whole, and a bomb is only small while packed."""
+class BrokenMemberError(Exception):
+    """A member turned out to be unreadable while its pieces were read."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Member:
-    """One file of an archive that could be read."""
+    """One file of an archive."""
 
     name: str
     """As in the archive."""
-    data: bytes
-    """Its bytes."""
+    size: int
+    """Bytes, as promised; the pieces are never more."""
+    pieces: Iterator[bytes]
+    """Its bytes, to be read before the next member is asked for, or not at all. May raise
+    ``BrokenMemberError``; its neighbours can be read all the same."""
     offset: int | None
-    """Where the bytes lie in the archive; None when they are compressed there."""
+    """Where the bytes lie in the archive; None when they are packed there, or in several parts."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,90 +64,151 @@ class BadMember:
 
 def is_archive(path: Path) -> bool:
     """Whether the file is named like a zip or tar; its bytes decide when it is read."""
-    name = path.name.lower()
-    return name.endswith((".zip", ".tar", ".tar.gz", ".tgz"))
+    return path.name.lower().endswith(_SUFFIXES)
 
 
 def archive_members(path: Path) -> Generator[Member | BadMember, None, None]:
     """Yield every file of a zip or tar in archive order; folders are passed over.
 
-    Unsafe names and links are reported and never followed; a damaged member does not hide others.
+    Unsafe names, links and devices are reported and never followed; a damaged member does not
+    hide others.
+
+    Args:
+        path: The archive; of a split zip the last part, ``x.zip``, which may be missing.
     """
     try:
-        if zipfile.is_zipfile(path):
-            yield from _zip_members(path)
-        else:
+        if _is_tar(path):
             yield from _tar_members(path)
+        else:
+            yield from _zip_members(path)
     except _READ_ERRORS as error:
         detail = f"the archive cannot be read to its end ({type(error).__name__}: {error})"
         yield BadMember(name=None, problem=LeftOutError("corrupt_media", detail))
 
 
+def _is_tar(path: Path) -> bool:
+    """By its bytes; tars from before 1988 have no mark and are what is left."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        start = file.read(512)
+    if start.startswith(tuple(mark for mark, _ in _TAR_MODES)) or start[257:262] == b"ustar":
+        return True
+    return not start.startswith(b"PK") and not is_zip(path)
+
+
 def _zip_members(path: Path) -> Iterator[Member | BadMember]:
-    with zipfile.ZipFile(path) as archive, path.open("rb") as file:
-        for info in archive.infolist():
-            if info.is_dir():
+    with closing(ZipReader(path)) as archive:
+        for entry in archive.entries():
+            if entry.is_folder:
                 continue
-            # ZipFile cuts names at NUL and, on Windows, turns slashes: judge what is in the file.
-            is_link = info.external_attr >> 16 & 0o170000 == 0o120000
-            if is_link or not is_safe_path(info.orig_filename):
-                yield _unsafe(info.orig_filename, is_link)
-                continue
-            if info.file_size > MAX_MEMBER_BYTES:
-                yield _too_large(info.filename, info.file_size)
-                continue
-            try:
-                data = archive.read(info)
-            except _READ_ERRORS as error:
-                detail = f"member cannot be read ({error})"
-                yield BadMember(name=info.filename, problem=LeftOutError("corrupt_media", detail))
-                continue
-            offset = None
-            if info.compress_type == zipfile.ZIP_STORED:
-                # The local header repeats name and extra field, with lengths of its own.
-                file.seek(info.header_offset + 26)
-                lengths = file.read(4)
-                offset = info.header_offset + 30
-                offset += int.from_bytes(lengths[:2], "little")
-                offset += int.from_bytes(lengths[2:], "little")
-            yield Member(name=info.filename, data=data, offset=offset)
+            if problem := _refusal(entry.name, entry.is_plain, entry.size):
+                yield BadMember(name=entry.name, problem=problem)
+            elif entry.size > max(_RATIO_FROM, MAX_RATIO * entry.packed):
+                detail = (
+                    f"{entry.packed} bytes that promise to become {entry.size}; expected at most "
+                    f"{MAX_RATIO} times as many"
+                )
+                problem = LeftOutError("unsupported_media", detail)
+                yield BadMember(name=entry.name, problem=problem)
+            else:
+                yield _zip_member(archive, entry)
+
+
+def _zip_member(archive: ZipReader, entry: ZipEntry) -> Member | BadMember:
+    offset = None
+    if entry.method == STORED and not entry.encrypted and len(archive.parts) == 1:
+        try:
+            offset = archive.data_start(entry)
+        except ZipError as error:
+            problem = LeftOutError("corrupt_media", str(error))
+            return BadMember(name=entry.name, problem=problem)
+    return Member(
+        name=entry.name,
+        size=entry.size,
+        pieces=_guarded(archive.pieces(entry)),
+        offset=offset,
+    )
 
 
 def _tar_members(path: Path) -> Iterator[Member | BadMember]:
     with path.open("rb") as file:
-        compressed = file.read(2) == b"\x1f\x8b"
+        start = file.read(6)
     # A stream is read once from front to back: going back in a gzip means starting again.
-    mode = "r|gz" if compressed else "r:"
-    with tarfile.open(path, mode) as archive:  # type: ignore[call-overload]
-        for info in archive:
+    mode = next((mode for mark, mode in _TAR_MODES if start.startswith(mark)), "r:")
+    with tarfile.open(path, mode, bufsize=PIECE) as archive:  # type: ignore[call-overload]
+        while (info := archive.next()) is not None:
+            # The library keeps every member for later; a million of them are gigabytes.
+            archive.members = []
             if info.isdir():
                 continue
-            if not info.isreg() or not is_safe_path(info.name):
-                yield _unsafe(info.name, not info.isreg())
+            if problem := _refusal(info.name, info.isreg(), info.size):
+                yield BadMember(name=info.name, problem=problem)
                 continue
-            if info.size > MAX_MEMBER_BYTES:
-                yield _too_large(info.name, info.size)
-                continue
-            stream = archive.extractfile(info)
-            assert stream is not None
-            data = stream.read()
-            if len(data) != info.size:
-                raise EOFError(f"{info.name} has {len(data)} of {info.size} bytes")
-            offset = None if compressed or info.issparse() else info.offset_data
-            yield Member(name=info.name, data=data, offset=offset)
+            in_place = mode == "r:" and not info.issparse()
+            yield Member(
+                name=info.name,
+                size=info.size,
+                pieces=_guarded(_tar_pieces(archive, info)),
+                offset=info.offset_data if in_place else None,
+            )
 
 
-def _too_large(name: str, size: int) -> BadMember:
-    detail = f"{size} bytes unpacked; expected at most {MAX_MEMBER_BYTES}"
-    return BadMember(name=name, problem=LeftOutError("unsupported_media", detail))
+def _tar_pieces(archive: tarfile.TarFile, info: tarfile.TarInfo) -> Iterator[bytes]:
+    stream = archive.extractfile(info)
+    assert stream is not None
+    left = info.size
+    while left:
+        piece = stream.read(min(PIECE, left))
+        if not piece:
+            raise EOFError(f"the archive ends {left} bytes early")
+        left -= len(piece)
+        yield piece
 
 
-def _unsafe(name: str, is_link: bool) -> BadMember:
-    found = "a link or device" if is_link else "an absolute path or one with '..'"
-    return BadMember(
-        name=name,
-        problem=LeftOutError("unsafe_path", f"member {name!r} is {found}; expected a plain file"),
-    )
+def _guarded(pieces: Iterator[bytes]) -> Iterator[bytes]:
+    try:
+        yield from pieces
+    except _READ_ERRORS as error:
+        raise BrokenMemberError(f"member cannot be read ({error})") from error
+
+
+def _refusal(name: str, is_plain: bool, size: int) -> LeftOutError | None:
+    """Why a member is refused on sight of its header."""
+    if not is_plain or not is_safe_path(name):
+        found = "an absolute path or one with '..'" if is_plain else "a link or device"
+        detail = f"member {name!r} is {found}; expected a plain file"
+        return LeftOutError("unsafe_path", detail)
+    if size > MAX_MEMBER_BYTES:
+        detail = f"{size} bytes unpacked; expected at most {MAX_MEMBER_BYTES}"
+        return LeftOutError("unsupported_media", detail)
+    return None
+
+
+def loose_member(path: Path, name: str) -> Member | BadMember:
+    """A file on disk in the shape of a member, links refused.
+
+    Args:
+        path: The file; it may have been a link from the start.
+        name: Its path below the raw folder.
+    """
+    if path.is_symlink():
+        problem = LeftOutError("unsafe_path", f"{name!r} is a link; expected a plain file")
+        return BadMember(name=name, problem=problem)
+    size = path.stat().st_size
+    return Member(name=name, size=size, pieces=_guarded(_file_pieces(path)), offset=0)
+
+
+def _file_pieces(path: Path) -> Iterator[bytes]:
+    with path.open("rb", buffering=0) as file:
+        while piece := file.read(PIECE):
+            yield piece
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a path passes a hidden folder or names a hidden file: what tools leave behind."""
+    parts = PurePosixPath(name).parts
+    return any(part == "__MACOSX" or (part[0] == "." and part != "..") for part in parts)
 
 
 def member_keys(folder: str, archive: str, name: str) -> list[str]:
@@ -155,24 +229,3 @@ def member_keys(folder: str, archive: str, name: str) -> list[str]:
     if "/" in name:
         keys.append(name.split("/", 1)[1])
     return [f"{folder}/{key}" if folder else key for key in keys]
-
-
-def loose_file(raw: Path, path: str) -> Path:
-    """The file that a row names, below the raw folder.
-
-    Raises:
-        LeftOutError: The path is unsafe or a link (``unsafe_path``), or there is no such file
-            (``missing_media``).
-    """
-    if not is_safe_path(path):
-        raise LeftOutError(
-            "unsafe_path", f"{path!r} is absolute or has '..'; expected a path below the data set"
-        )
-    file = raw
-    for part in PurePosixPath(path).parts:
-        file = file / part
-        if file.is_symlink():
-            raise LeftOutError("unsafe_path", f"{path!r} passes a link; expected plain files")
-    if not file.is_file():
-        raise LeftOutError("missing_media", f"{path!r} is in no archive and no file")
-    return file

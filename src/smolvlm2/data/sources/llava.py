@@ -1,15 +1,26 @@
 """LLaVA's data sets: OneVision (parquet), M4-Instruct and LLaVA-Video-178K (JSON and archives)."""
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from smolvlm2.data.geometry import FLAGS
 from smolvlm2.data.ledger import LeftOutError
 from smolvlm2.data.sources.archives import is_archive
-from smolvlm2.data.sources.cauldron import embedded_image
-from smolvlm2.data.sources.record import RawMedium, Record
+from smolvlm2.data.sources.fields import (
+    archives_below,
+    below,
+    clip_paths,
+    embedded_image,
+    native_id,
+    paths_of,
+    stem_of,
+    turns_of,
+    visible,
+)
+from smolvlm2.data.sources.record import RawMedium, Reader, Record
 
 REFUSAL = re.compile(
     r"^\W*(i\W?m|i am) (very |so |really )?(sorry|unable)"
@@ -19,35 +30,85 @@ REFUSAL = re.compile(
     re.IGNORECASE,
 )
 """Answers that begin like this refuse (LLaVA-NeXT issue 158: many in M4-Instruct)."""
+HOUND_FRAME_RATE = 2.0
+"""Frames a second in LLaVA-Hound's folders."""
+_HOUND = "llava_hound"
+_JSON_ONLY = ("ureader_kg", "ureader_qa", "cambrian")
+"""Beginnings of the OneVision folders that are no parquet."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LlavaOneVision:
-    """Parquet rows with at most one embedded image; a subset is a folder."""
+    """Parquet rows with at most one embedded image; a subset is a folder.
+
+    Text subsets have no image, or no such column. LLaVA-OneVision-1.5 is laid out alike, and spells
+    some turns as ``role`` and ``content``. The folders that hold JSON and archives instead
+    (``ureader_kg``, ``ureader_qa``, ``cambrian``) are read by `LlavaOneVisionJson`.
+    """
 
     source: str
     licence: str
-    layout: ClassVar[Literal["parquet", "json"]] = "parquet"
-    columns: ClassVar[tuple[str, ...]] = ("id", "image", "conversations", "data_source")
-    media_kind: ClassVar[str] = "image"
+    reader: ClassVar[Reader] = "parquet"
+    columns: ClassVar[tuple[str, ...]] = ("conversations",)
+    optional_columns: ClassVar[tuple[str, ...]] = ("id", "image")
     placeholders: ClassVar[tuple[str, ...]] = ("<image>",)
 
     def record_files(self, raw: Path) -> list[Path]:
         """All parquet files, by name."""
-        return sorted(raw.rglob("*.parquet"))
+        return visible(raw, raw.rglob("*.parquet"))
 
     def archives(self, raw: Path) -> list[Path]:
         """None: images are in the rows."""
         return []
 
-    def record(self, row: dict[str, Any], file: str) -> Record:
+    def records(self, row: dict[str, Any], file: str) -> Iterator[Record]:
         """Take the conversation and the image, if there is one."""
         subset = file.rpartition("/")[0]
-        image = row["image"]
-        return Record(
-            native_id=_native_id(subset, row["id"]),
-            turns=_turns(row["conversations"]),
-            media=[] if image is None else [embedded_image(image)],
+        image = row.get("image")
+        images = image if isinstance(image, list) else [] if image is None else [image]
+        yield Record(
+            native_id=native_id(subset, row.get("id")),
+            turns=turns_of(row["conversations"]),
+            media=[embedded_image(image) for image in images],
+            subset=subset,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LlavaOneVisionJson:
+    """Folders of LLaVA-OneVision-Data with annotations and archives, as a source of its own.
+
+    How paths are written there was not confirmed; both likely forms are looked for.
+    """
+
+    source: str
+    licence: str
+    reader: ClassVar[Reader] = "json"
+    columns: ClassVar[tuple[str, ...]] = ()
+    optional_columns: ClassVar[tuple[str, ...]] = ()
+    placeholders: ClassVar[tuple[str, ...]] = ("<image>",)
+
+    def record_files(self, raw: Path) -> list[Path]:
+        """JSON and JSON lines in those folders, by name."""
+        files = visible(raw, [*raw.rglob("*.json"), *raw.rglob("*.jsonl")])
+        return [file for file in files if file.relative_to(raw).parts[0].startswith(_JSON_ONLY)]
+
+    def archives(self, raw: Path) -> list[Path]:
+        """Archives in those folders, by name."""
+        files = archives_below(raw)
+        return [file for file in files if file.relative_to(raw).parts[0].startswith(_JSON_ONLY)]
+
+    def records(self, row: dict[str, Any], file: str) -> Iterator[Record]:
+        """Take the conversation; images lie in the folder, or are named with it."""
+        folder = file.rpartition("/")[0]
+        subset = folder.partition("/")[0]
+        yield Record(
+            native_id=native_id(subset, row.get("id")),
+            turns=turns_of(row.get("conversations")),
+            media=[
+                RawMedium(kind="image", paths=below((folder, subset, ""), path))
+                for path in paths_of(row.get("image"))
+            ],
             subset=subset,
         )
 
@@ -58,9 +119,9 @@ class M4Instruct:
 
     source: str
     licence: str
-    layout: ClassVar[Literal["parquet", "json"]] = "json"
+    reader: ClassVar[Reader] = "json"
     columns: ClassVar[tuple[str, ...]] = ()
-    media_kind: ClassVar[str] = "image"
+    optional_columns: ClassVar[tuple[str, ...]] = ()
     placeholders: ClassVar[tuple[str, ...]] = ("<image>",)
 
     def record_files(self, raw: Path) -> list[Path]:
@@ -69,9 +130,9 @@ class M4Instruct:
 
     def archives(self, raw: Path) -> list[Path]:
         """Zips and tars at the top."""
-        return sorted(path for path in raw.iterdir() if is_archive(path))
+        return visible(raw, (path for path in raw.iterdir() if is_archive(path)))
 
-    def record(self, row: dict[str, Any], file: str) -> Record:
+    def records(self, row: dict[str, Any], file: str) -> Iterator[Record]:
         """Take the conversation with its inline images; other splits are refused."""
         metadata = row.get("metadata")
         metadata = metadata if isinstance(metadata, dict) else {}
@@ -79,15 +140,19 @@ class M4Instruct:
         if split != "train":
             raise LeftOutError("non_train_split", f"metadata.split is {split!r}; expected 'train'")
         subset = str(metadata.get("dataset") or "")
-        turns = _turns(row.get("conversations"))
+        turns = turns_of(row.get("conversations"))
         refuses = any(
-            role in ("gpt", "assistant") and isinstance(text, str) and REFUSAL.search(text)
+            # `match`: `search` would try to begin at every character of an answer.
+            role in ("gpt", "assistant") and isinstance(text, str) and REFUSAL.match(text)
             for role, text in turns
         )
-        return Record(
-            native_id=_native_id(subset, row.get("sample_id")),
+        yield Record(
+            native_id=native_id(subset, row.get("sample_id")),
             turns=turns,
-            media=_paths(row.get("image"), prefix=""),
+            media=[
+                RawMedium(kind="image", paths=below(("",), path))
+                for path in paths_of(row.get("image"))
+            ],
             subset=subset,
             flags=FLAGS["refusal"] if refuses else 0,
             swap_roles=subset == "twitter_post",
@@ -96,59 +161,62 @@ class M4Instruct:
 
 @dataclass(frozen=True, kw_only=True)
 class LlavaVideo:
-    """Clips in ``<data_source>/*_videos_N.tar.gz``; ``<image>`` in the text stands for the clip."""
+    """Clips in ``<data_source>/*_videos_N.tar.gz``; ``<image>`` in the text stands for the clip.
+
+    A subset is an annotation file. LLaVA-Hound's clips are folders of frames from a companion
+    repository placed in ``llava_hound``.
+    """
 
     source: str
     licence: str
-    layout: ClassVar[Literal["parquet", "json"]] = "json"
+    reader: ClassVar[Reader] = "json"
     columns: ClassVar[tuple[str, ...]] = ()
-    media_kind: ClassVar[str] = "video"
+    optional_columns: ClassVar[tuple[str, ...]] = ()
     placeholders: ClassVar[tuple[str, ...]] = ("<image>", "<video>")
 
     def record_files(self, raw: Path) -> list[Path]:
         """Every ``*_processed.json``, by name."""
-        return sorted(raw.rglob("*_processed.json"))
+        return visible(raw, raw.rglob("*_processed.json"))
 
     def archives(self, raw: Path) -> list[Path]:
         """Every archive, by name; members unpack beside it."""
-        return sorted(path for path in raw.rglob("*") if is_archive(path))
+        return archives_below(raw)
 
-    def record(self, row: dict[str, Any], file: str) -> Record:
+    def records(self, row: dict[str, Any], file: str) -> Iterator[Record]:
         """Take the conversation; the clip lies at ``<data_source>/<video>``."""
-        subset = file.rpartition("/")[2].removesuffix(".json").removesuffix("_processed")
-        data_source = row.get("data_source") or file.rpartition("/")[0]
-        return Record(
-            native_id=_native_id(subset, row.get("id")),
-            turns=_turns(row.get("conversations")),
-            media=_paths(row.get("video"), prefix=f"{data_source}/"),
+        folder = file.rpartition("/")[0]
+        subset = stem_of(file).removesuffix("_processed")
+        data_source = str(row.get("data_source") or folder)
+        paths = clip_paths(row.get("video"))
+        if folder.rpartition("/")[2] == _HOUND:
+            media = [
+                RawMedium(kind="video", paths=hound_folders(path), frame_rate=HOUND_FRAME_RATE)
+                for path in paths
+            ]
+        else:
+            # `data_source` and the folder's name do not always agree.
+            media = [
+                RawMedium(kind="video", paths=below((data_source, folder), path)) for path in paths
+            ]
+        yield Record(
+            native_id=native_id(subset, row.get("id")),
+            turns=turns_of(row.get("conversations")),
+            media=media,
             subset=subset,
         )
 
 
-def _turns(conversation: Any) -> list[tuple[Any, Any]]:
-    """Role and text of each turn, under ``from`` and ``value`` or ``role`` and ``content``."""
-    if conversation is None:
-        return []
-    if not isinstance(conversation, list) or not all(isinstance(t, dict) for t in conversation):
-        raise LeftOutError("unreadable_record", "'conversations' is no list of objects")
-    return [
-        (turn["from"], turn.get("value"))
-        if turn.get("from") is not None
-        else (turn.get("role"), turn.get("content"))
-        for turn in conversation
-    ]
+def hound_folders(path: str) -> tuple[str, ...]:
+    """Where a clip's frames may lie: as the row says, or by its id in ``train_300k``.
 
+    How the frames are packed there was not confirmed; rows name a folder, or a clip that was one.
 
-def _paths(value: Any, *, prefix: str) -> list[RawMedium]:
-    paths = [value] if isinstance(value, str) else value or []
-    if not isinstance(paths, list) or not all(isinstance(path, str) for path in paths):
-        raise LeftOutError("unreadable_record", f"media are {value!r}; expected paths")
-    # An absolute path stays absolute, so that it is seen to be unsafe.
-    return [RawMedium(path=path if path.startswith("/") else prefix + path) for path in paths]
-
-
-def _native_id(subset: str, value: Any) -> str | None:
-    """The row's own id below its subset, because ids are unique only there."""
-    if value is None or value == "":
-        return None
-    return f"{subset}/{value}" if subset else str(value)
+    Args:
+        path: The row's ``video``.
+    """
+    if path.startswith("/") or ".." in path.split("/"):
+        return (path,)
+    folder = path.removesuffix(".mp4").rstrip("/")
+    clip = folder.rpartition("/")[2]
+    places = (f"{_HOUND}/{folder}", f"{_HOUND}/train_300k/{clip}", f"{_HOUND}/{clip}", folder)
+    return tuple(dict.fromkeys(places))

@@ -1,21 +1,39 @@
 """One published row after its adapter, and what an adapter is."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol
 
+from smolvlm2.data.ledger import LeftOutError
+
+Reader = Literal["parquet", "json", "json_files"]
+"""How rows are read: ``parquet``; ``json``: a list, lines, or an object of objects;
+``json_files``: every ``.json`` file of a folder or a zip is one row."""
+
 
 @dataclass(kw_only=True)
 class RawMedium:
-    """An image or video of a row: its bytes, or the path that the row gives."""
+    """An image or clip of a row: its bytes, or where the row says that it lies."""
 
+    kind: Literal["image", "video"]
+    """What the row says that it is; the bytes must agree."""
     data: bytes | None = None
-    path: str | None = None
+    """The file, where the row holds it. Records of one row that show the same file share the
+    object, which is then stored once."""
+    paths: tuple[str, ...] = ()
+    """Candidates below the raw folder, as it lies there when archives are unpacked beside
+    themselves; the likeliest first."""
+    frame_rate: float | None = None
+    """For a clip whose path is a folder of images: images a second."""
+    min_duration: float = 0.0
+    """Last second that the row speaks of; a clip that ends before is an ``incomplete_record``. The
+    adapter knows what is said, only who has probed the clip knows how long it lasts."""
 
 
 @dataclass(kw_only=True)
 class Record:
-    """A row in one shape for all data sets, before it is checked."""
+    """A sample in one shape for all data sets, before it is checked."""
 
     native_id: str | None
     """Id in the data set, unique enough to read; None: the file and row stand in for it."""
@@ -34,12 +52,14 @@ class Record:
 class Adapter(Protocol):
     """What tells one data set from another; plain data, so that a worker process can have it."""
 
-    layout: ClassVar[Literal["parquet", "json"]]
+    reader: ClassVar[Reader]
     """Which reader opens the record files."""
     columns: ClassVar[tuple[str, ...]]
-    """Parquet columns that the adapter wants; empty for JSON."""
-    media_kind: ClassVar[str]
-    """``image`` or ``video``."""
+    """Parquet columns without which a file cannot be read; empty for JSON. Every row of a file
+    that lacks one is an ``unreadable_record``: one broken config does not take the source down. A
+    source in which every file lacks one is another data set: ``DataError``."""
+    optional_columns: ClassVar[tuple[str, ...]]
+    """Parquet columns that are read where a file has them; elsewhere the row has no such key."""
     placeholders: ClassVar[tuple[str, ...]]
     """Strings in a user's text that mark a medium's place; empty when text never holds any."""
 
@@ -52,20 +72,27 @@ class Adapter(Protocol):
         """As the hub states it."""
 
     def record_files(self, raw: Path) -> list[Path]:
-        """Files with rows, in the order that decides which duplicate stays."""
+        """Files with rows, in the order that decides which duplicate stays.
+
+        With ``json_files`` these are folders or zips.
+        """
 
     def archives(self, raw: Path) -> list[Path]:
-        """Files that hold media of several rows."""
+        """Files that hold media of several rows.
 
-    def record(self, row: dict[str, Any], file: str) -> Record:
-        """Turn one row into a record.
+        All other files below ``raw`` that are neither these nor record files are loose media.
+        """
+
+    def records(self, row: dict[str, Any], file: str) -> Iterable[Record | LeftOutError]:
+        """Turn one row into its samples, most often one; a part of the row may be refused.
 
         Args:
             row: As the reader gives it.
-            file: Relative path of the record file, with forward slashes.
+            file: Relative path of the record file, with forward slashes; with ``json_files``
+                that of the folder or zip, a slash, and the file in it.
 
         Raises:
-            LeftOutError: The row can be refused on sight.
+            LeftOutError: The whole row can be refused on sight; it counts as one.
         """
 
 

@@ -1,73 +1,98 @@
-"""Rows of parquet and JSON files, one at a time; a bad row does not take its neighbours down."""
+"""Rows of parquet files, and of files that are one row; bad ones leave their neighbours alone."""
 
-import json
-import mmap
-import re
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from smolvlm2.data.ledger import LeftOutError
+from smolvlm2.data.media import is_safe_path
+from smolvlm2.data.sources.archives import is_hidden
+from smolvlm2.data.sources.json_rows import Row, UnreadableFileError, json_row, json_rows
+from smolvlm2.data.sources.zip_reader import ZipEntry, ZipError, ZipReader, is_zip
 from smolvlm2.errors import DataError
 
-Row = dict[str, Any] | LeftOutError
-"""A row, or why it cannot be read."""
-
-BATCH_ROWS = 64
-"""Rows decoded at once: enough to be fast, few enough for pages of megabytes each."""
-_TOKENS = re.compile(rb'"[^"\\\n]*(?:\\.[^"\\\n]*)*"|[{}\[\]]')
+BATCH_BYTES = 16 * 2**20
+"""Of a parquet file decoded at once: rows may be a line of text or a clip of 15 megabytes."""
+BATCH_ROWS = 1024
+MAX_ROW_BYTES = 256 * 2**20
+"""A row that is a file of its own is read whole."""
+_READ_BUFFER = 1 << 20
 _ARROW_ERRORS = (pa.ArrowException, OSError, UnicodeDecodeError)
 
 
-class UnreadableFileError(Exception):
-    """A whole record file cannot be opened; prepare turns it into a ledger line."""
+class OtherColumnsError(DataError):
+    """A parquet file lacks a column: every row is unreadable, or the folder holds other data."""
+
+    def __init__(self, message: str, detail: str, rows: int) -> None:
+        super().__init__(message)
+        self.detail = detail
+        """For the ledger."""
+        self.rows = rows
+        """In the file."""
 
 
-def parquet_rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, Row]]:
-    """Yield number and row of a parquet file.
+def parquet_rows(
+    path: Path, columns: tuple[str, ...], optional: tuple[str, ...] = ()
+) -> Iterator[tuple[int, Row]]:
+    """Yield number and row of a parquet file; memory stays flat whatever the size of its rows.
 
     Args:
         path: The file.
         columns: Columns to read; others are ignored.
+        optional: Columns to read where the file has them.
 
     Raises:
         UnreadableFileError: It is no parquet file.
-        DataError: A column is missing.
+        OtherColumnsError: A column is missing.
     """
     try:
-        file = pq.ParquetFile(path)
+        # With a buffer, a column of a row group is read page by page, not as a whole.
+        file = pq.ParquetFile(path, buffer_size=_READ_BUFFER)
     except _ARROW_ERRORS as error:
         raise UnreadableFileError(f"no parquet file ({error})") from error
     with file:
-        missing = [name for name in columns if name not in file.schema_arrow.names]
+        names = file.schema_arrow.names
+        missing = [name for name in columns if name not in names]
         if missing:
-            raise DataError(
-                f"{path}: column {missing[0]!r} is missing, found {file.schema_arrow.names}; "
-                "expected the layout of this data set, check that the folder holds the right one"
+            detail = f"column {missing[0]!r} is missing, found {names}"
+            message = (
+                f"{path}: {detail}; expected the layout of this data set, check that the folder "
+                "holds the right one"
             )
+            raise OtherColumnsError(message, detail, file.metadata.num_rows)
+        wanted = [*columns, *(name for name in optional if name in names)]
         start = 0
         for group in range(file.metadata.num_row_groups):
             count = file.metadata.row_group(group).num_rows
-            yield from _group_rows(file, group, columns, start, count)
+            yield from _group_rows(file, group, wanted, start, count)
             start += count
 
 
 def _group_rows(
-    file: pq.ParquetFile, group: int, columns: tuple[str, ...], start: int, count: int
+    file: pq.ParquetFile, group: int, columns: list[str], start: int, count: int
 ) -> Iterator[tuple[int, Row]]:
     done = 0
+    size = file.metadata.row_group(group).total_byte_size
+    rows = min(max(BATCH_BYTES * count // max(size, 1), 1), BATCH_ROWS)
     try:
-        for batch in file.iter_batches(BATCH_ROWS, row_groups=[group], columns=list(columns)):
-            for number in range(batch.num_rows):
-                yield start + done, _parquet_row(batch, number)
+        for batch in file.iter_batches(rows, row_groups=[group], columns=columns):
+            for row in _batch_rows(batch):
+                yield start + done, row
                 done += 1
     except _ARROW_ERRORS as error:
         for number in range(start + done, start + count):
             detail = f"row group {group} cannot be decoded ({error})"
             yield number, LeftOutError("unreadable_record", detail)
+
+
+def _batch_rows(batch: pa.RecordBatch) -> list[Row]:
+    try:
+        return batch.to_pylist()
+    except _ARROW_ERRORS:
+        return [_parquet_row(batch, number) for number in range(batch.num_rows)]
 
 
 def _parquet_row(batch: pa.RecordBatch, number: int) -> Row:
@@ -77,58 +102,51 @@ def _parquet_row(batch: pa.RecordBatch, number: int) -> Row:
         return LeftOutError("unreadable_record", f"not valid UTF-8 or damaged ({error})")
 
 
-def json_rows(path: Path) -> Iterator[tuple[int, Row]]:
-    """Yield number and row of a JSON list, or of JSON lines.
+def json_file_rows(path: Path) -> Iterator[tuple[int, str | None, Row]]:
+    """Yield number, name and row where every ``.json`` file of a folder or a zip is one row.
 
-    A list is cut into elements by its brackets and each is parsed on its own: a gigabyte of
-    annotations needs the memory of one row, and a bad row stays a matter of that row.
+    A plain file is read as ``json_rows`` reads it; its rows have no name.
 
     Raises:
-        UnreadableFileError: The file is empty or begins with neither a list nor an object.
+        UnreadableFileError: The zip cannot be opened.
     """
-    if path.stat().st_size == 0:
-        raise UnreadableFileError("the file is empty; expected a JSON list")
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
-        first = re.compile(rb"(?:\xef\xbb\xbf)?\s*(.)", re.DOTALL).match(text)
-        opening = first.group(1) if first else b""
-        if opening == b"[":
-            assert first is not None
-            elements = _list_elements(text, first.end())
-        elif opening == b"{":
-            elements = (line for line in iter(text.readline, b"") if line.strip())
-        else:
-            raise UnreadableFileError(f"begins with {opening!r}; expected a JSON list")
-        for number, element in enumerate(elements):
-            yield number, _json_row(element)
+    if path.is_dir():
+        names = sorted(file.relative_to(path).as_posix() for file in path.rglob("*.json"))
+        for number, name in enumerate(name for name in names if not is_hidden(name)):
+            yield number, name, _file_row(path, name)
+    elif is_zip(path):
+        try:
+            with closing(ZipReader(path)) as archive:
+                found = (each for each in archive.entries() if each.name.endswith(".json"))
+                entries = sorted((e for e in found if not is_hidden(e.name)), key=lambda e: e.name)
+                for number, entry in enumerate(entries):
+                    yield number, entry.name, _zip_row(archive, entry)
+        except ZipError as error:
+            raise UnreadableFileError(f"the zip cannot be read ({error})") from error
+    else:
+        for number, row in json_rows(path):
+            yield number, None, row
 
 
-def _list_elements(text: mmap.mmap, start: int) -> Iterator[bytes]:
-    """Cut the elements of the list whose opening bracket ends at ``start``."""
-    depth, begin = 0, None
-    for token in _TOKENS.finditer(text, start):
-        mark = token.group()[:1]
-        if mark in b"{[":
-            if depth == 0:
-                begin = token.start()
-            depth += 1
-        elif mark in b"}]":
-            if depth == 0:
-                return
-            depth -= 1
-            if depth == 0:
-                yield text[begin : token.end()]
-        elif depth == 0:
-            yield token.group()
-    # The list is not closed: what was left open is one more, unreadable, row.
-    yield text[begin if depth else len(text) :]
-
-
-def _json_row(element: bytes) -> Row:
+def _file_row(folder: Path, name: str) -> Row:
+    if (folder / name).is_symlink():
+        return LeftOutError("unsafe_path", f"{name!r} is a link; expected a plain file")
     try:
-        row = json.loads(element.decode("utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        shown = element[:80].decode("utf-8", "replace")
-        return LeftOutError("unreadable_record", f"no JSON ({error}): {shown!r}")
-    if not isinstance(row, dict):
-        return LeftOutError("unreadable_record", f"a {type(row).__name__}; expected an object")
-    return row
+        return _one_row((folder / name).read_bytes())
+    except OSError as error:
+        return LeftOutError("unreadable_record", f"cannot be read ({error})")
+
+
+def _zip_row(archive: ZipReader, entry: ZipEntry) -> Row:
+    if not entry.is_plain or not is_safe_path(entry.name):
+        return LeftOutError("unsafe_path", f"member {entry.name!r} is no plain file below the zip")
+    if entry.size > MAX_ROW_BYTES:
+        return LeftOutError("unreadable_record", f"{entry.size} bytes; expected a row")
+    try:
+        return _one_row(b"".join(archive.pieces(entry)))
+    except ZipError as error:
+        return LeftOutError("unreadable_record", f"member cannot be read ({error})")
+
+
+def _one_row(data: bytes) -> Row:
+    return json_row(data.removeprefix(b"\xef\xbb\xbf"))
