@@ -63,3 +63,24 @@ def test_mixtures_that_cannot_be_sampled_are_rejected(make_table):
     empty.excluded = {"too_long": 3}
     with pytest.raises(PlanError, match=r"no samples left under this recipe \(left out: 3 too_l"):
         Order([empty], [1], seed=0)
+
+
+def test_sources_end_after_their_epochs_and_the_others_go_on(mixture):
+    tables, weights = mixture
+    order = Order(tables, weights, seed=0, epochs=1.5)
+    assert order.length == sum(int(np.ceil(1.5 * len(table))) for table in tables)
+    whole = order.samples(0, order.length + 500)
+    assert len(whole) == order.length
+    endless = Order(tables, weights, seed=0).samples(0, 400)
+    assert np.array_equal(whole.source[:400], endless.source)
+    assert np.array_equal(whole.index[:400], endless.index)
+    for start, stop in ((900, 950), (order.length - 30, order.length + 5)):
+        cut = order.samples(start, stop)
+        assert np.array_equal(cut.index, whole.index[start:stop])
+        assert np.array_equal(cut.source, whole.source[start:stop])
+    counts = np.bincount(whole.source)
+    assert counts.tolist() == [int(np.ceil(1.5 * len(table))) for table in tables]
+
+
+def test_a_fraction_of_an_epoch_is_exact(make_table):
+    assert Order([make_table("a", 1000, 1)], [1], seed=0, epochs=0.29).length == 290

@@ -21,7 +21,7 @@ def weights_of(trainer):
 
 def step_of(trainer, batch):
     packs = {number: PackFacts.of(pack) for number, pack in enumerate(batch.packs)}
-    return trainer._step(batch, StepFacts.of([Loaded(packs=packs)]))
+    return trainer._step(batch, list(packs), StepFacts.of([Loaded(packs=packs)]))
 
 
 def first_batch(trainer):

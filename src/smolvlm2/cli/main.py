@@ -84,6 +84,26 @@ def prepare(
     prepare_sources(sources, data, tokenizer, workers=workers)
 
 
+@app.command()
+def plan(
+    recipes: Annotated[
+        list[str],
+        typer.Argument(metavar="RECIPE... [KEY=VALUE]...", help="Recipes, merged, and settings."),
+    ],
+    ranks: Annotated[int | None, typer.Option(min=1, help="Devices to deal the packs to.")] = None,
+    gpu_memory: Annotated[
+        float | None, typer.Option(min=1, help="GiB of one device, to suggest capacities for.")
+    ] = None,
+    checkpoint: Annotated[
+        str | None, typer.Option(help="What the stage starts from, in place of components.")
+    ] = None,
+) -> None:
+    """Plan a recipe's data: packs, steps, shares, waiting; reads no weights and no media."""
+    from smolvlm2.cli.plan import describe_plan
+
+    print(describe_plan(recipes, checkpoint=checkpoint, ranks=ranks, gpu_memory=gpu_memory))
+
+
 # The training commands have the specification's flags and key=value; their module parses both.
 _OWN_ARGUMENTS = {"allow_extra_args": True, "ignore_unknown_options": True}
 

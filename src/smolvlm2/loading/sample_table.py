@@ -1,19 +1,27 @@
 """From geometry to what the planner sees: tiles, tokens and supervised tokens of every sample."""
 
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
-from smolvlm2.data.geometry import FLAGS, ROLES, Geometry
+from smolvlm2.data.grouping import open_grouped
 from smolvlm2.data.manifest import Manifest
-from smolvlm2.data.media import IMAGE
-from smolvlm2.data.mixture import MixtureEntry, MixtureSettings
-from smolvlm2.errors import ConfigError, DataError
-from smolvlm2.plan.samples import SourceTable
+from smolvlm2.data.mixture import MixtureEntry, MixtureSettings, match_subsets
+from smolvlm2.errors import ConfigError
+from smolvlm2.loading.admission import Admission, AdmittedRows, admitted_rows
+from smolvlm2.plan.permutation import derive_key
+from smolvlm2.plan.samples import Part, SourceTable
 from smolvlm2.processing.lengths import LengthModel
+from smolvlm2.processing.tokenizer import Tokenizer
+
+TAKE_KEY = 0x7461
+"""Sets the shuffle of ``take: random`` apart from all others."""
+TOLERANCE = 0.05
+"""By how much an entry's samples may differ from what its mixture expects."""
 
 
 @dataclass(kw_only=True)
@@ -37,160 +45,141 @@ class LimitSettings:
 
 
 def open_sources(
-    mixture: MixtureSettings, prepared: Path, tokenizer_key: str
+    mixture: MixtureSettings, prepared: Path, tokenizer: Tokenizer
 ) -> dict[str, Manifest]:
     """The manifest of each source that a mixture names, opened once however many subsets it has.
+
+    Rows about the same media are joined as ``group_by_media`` says.
 
     Raises:
         DataNotFoundError: A source is not prepared, or not for this tokenizer.
     """
     names = dict.fromkeys(entry.source for entry in mixture.entries)
-    return {name: Manifest.open(prepared / name, tokenizer_key) for name in names}
+    return {
+        name: open_grouped(
+            Manifest.open(prepared / name, tokenizer.key), mixture.group_by_media, tokenizer
+        )
+        for name in names
+    }
 
 
-@dataclass(kw_only=True, frozen=True)
-class SourceLengths:
-    """Lengths of all rows of a source under a recipe; one entry a row."""
-
-    messages: NDArray[np.int64]
-    """Messages that fit, up to a whole answer; 0 where not even the first pair does."""
-    cut: NDArray[np.bool_]
-    """Whether messages were cut."""
-    tokens: NDArray[np.int64]
-    """Of the messages kept, visual tokens included."""
-    tiles: NDArray[np.int64]
-    """Of the messages kept."""
-    supervised: NDArray[np.int64]
-    """Of the messages kept."""
-
-
-def measure_source(manifest: Manifest, lengths: LengthModel, *, max_tokens: int) -> SourceLengths:
-    """Compute the lengths of all rows, vectorised; done once for all entries of a source.
+def admit(
+    entries: Sequence[MixtureEntry],
+    sources: Mapping[str, Manifest],
+    lengths: LengthModel,
+    limits: LimitSettings,
+    *,
+    max_tokens: int,
+) -> list[SourceTable]:
+    """The samples of each entry of a mixture, under the recipe's limits.
 
     Args:
-        manifest: Of the source, opened with token columns.
+        entries: Sources, or some of their subsets.
+        sources: Manifests by name, opened with token columns.
         lengths: Of the processor in use.
-        max_tokens: Most tokens of a conversation.
-    """
-    geometry = manifest.geometry
-    if geometry.message_text_tokens is None or geometry.message_supervised is None:
-        raise DataError(f"{manifest.folder}: opened without token columns")
-    media_tiles, media_tokens = _media_lengths(geometry, lengths)
-    media_owner = np.repeat(np.arange(len(geometry)), np.diff(geometry.media_offsets))
-    media_message = geometry.message_offsets[media_owner] + geometry.media_message
-    tokens_M = geometry.message_text_tokens.astype(np.int64)
-    np.add.at(tokens_M, media_message, media_tokens)
-    tiles_M = np.zeros(len(tokens_M), dtype=np.int64)
-    np.add.at(tiles_M, media_message, media_tiles)
-    kept, cut = _kept_messages(geometry, tokens_M, max_tokens)
-    starts = geometry.message_offsets[:-1]
-    return SourceLengths(
-        messages=kept,
-        cut=cut,
-        tokens=_span_sums(tokens_M, starts, starts + kept),
-        tiles=_span_sums(tiles_M, starts, starts + kept),
-        supervised=_span_sums(geometry.message_supervised, starts, starts + kept),
-    )
-
-
-def source_table(
-    entry: MixtureEntry, manifest: Manifest, measured: SourceLengths, limits: LimitSettings
-) -> SourceTable:
-    """Apply an entry's subset and the recipe's limits.
-
-    Args:
-        entry: The source or subset.
-        manifest: Of the source.
-        measured: Lengths of the source's rows.
         limits: Of the recipe.
+        max_tokens: Most tokens of a conversation.
 
     Raises:
-        DataError: The entry names a subset that the source does not have.
+        ConfigError: An entry names a subset that its source does not have.
+        DataError: A manifest was opened without token columns.
     """
-    geometry = manifest.geometry
-    chosen = _rows_of(entry, manifest)
-    excluded: dict[str, int] = {}
+    opened: dict[tuple[str, Admission], AdmittedRows] = {}
+    tables = []
+    for entry in entries:
+        most = [limit for limit in (limits.max_images, entry.max_images) if limit is not None]
+        admission = Admission(
+            max_tokens=max_tokens,
+            max_images=min(most) if most else None,
+            exclude=tuple(sorted(limits.exclude)),
+        )
+        key = entry.source, admission
+        if key not in opened:
+            opened[key] = admitted_rows(sources[entry.source], lengths, admission)
+        tables.append(source_table(entry, sources[entry.source], opened[key]))
+    return tables
 
-    def leave_out(reason: str, rows: NDArray[np.bool_]) -> None:
-        nonlocal chosen
-        if count := int((chosen & rows).sum()):
-            excluded[reason] = excluded.get(reason, 0) + count
-        chosen &= ~rows
 
-    for flag in limits.exclude:
-        leave_out(flag, (geometry.row_flags & FLAGS[flag]) > 0)
-    if limits.max_images is not None:
-        leave_out("too_many_images", np.diff(geometry.media_offsets) > limits.max_images)
-    leave_out("too_long", measured.messages == 0)
-    rows = np.flatnonzero(chosen)
+def source_table(entry: MixtureEntry, manifest: Manifest, admitted: AdmittedRows) -> SourceTable:
+    """The samples of one entry.
+
+    Args:
+        entry: A source, or some of its subsets.
+        manifest: Of the source.
+        admitted: Its rows under the recipe's and the entry's limits.
+
+    Raises:
+        ConfigError: The entry names a subset that the source does not have.
+    """
+    numbers = match_subsets(entry, manifest.subsets)
+    excluded: Counter[str] = Counter()
+    totals: Counter[str] = Counter()
+    for number in numbers:
+        facts = admitted.subsets[number]
+        excluded.update(facts["excluded"])
+        for name in ("samples", "tiles", "tokens", "supervised", "cut"):
+            totals[name] += facts.get(name, 0)
+        for name in ("max_tiles", "max_tokens"):
+            totals[name] = max(totals[name], facts.get(name, 0))
+    counts = np.array([admitted.subsets[number]["samples"] for number in numbers], dtype=np.int64)
+    taken = entry.taken(int(counts.sum()))
+    # Fixed for good: not by the run's seed, nor by how often the source was gone through.
+    key = derive_key(TAKE_KEY, *entry.name.encode()) if taken.shuffled else None
     return SourceTable(
         name=entry.name,
-        rows=rows,
-        tiles=measured.tiles[rows].astype(np.int32),
-        tokens=measured.tokens[rows].astype(np.int32),
-        supervised=measured.supervised[rows].astype(np.int32),
-        messages=measured.messages[rows].astype(np.int32),
-        modality=np.asarray(geometry.row_modality[rows]),
-        excluded=excluded,
-        cut=int(measured.cut[rows].sum()),
+        **admitted.columns,
+        excluded=dict(excluded),
+        cut=totals.pop("cut"),
         content=manifest.hash,
+        part=Part(
+            starts=admitted.offsets[numbers],
+            offsets=np.concatenate([[0], np.cumsum(counts)]),
+            first=taken.first,
+            count=taken.count,
+            key=key,
+        ),
+        totals=dict(totals),
+        records=admitted.records,
+        digest=admitted.digest,
     )
 
 
-def _rows_of(entry: MixtureEntry, manifest: Manifest) -> NDArray[np.bool_]:
-    if entry.subset is None:
-        return np.ones(len(manifest), dtype=bool)
-    if entry.subset not in manifest.subsets:
-        raise DataError(
-            f"source {entry.source!r} has no subset {entry.subset!r}; it has "
-            f"{', '.join(manifest.subsets)}"
-        )
-    return np.asarray(manifest.geometry.row_subset == manifest.subsets.index(entry.subset))
+def sample_shares(mixture: MixtureSettings, tables: list[SourceTable]) -> list[float]:
+    """Shares of the samples, from weights that may be shares of something else.
 
+    Args:
+        mixture: Whose weights and unit count.
+        tables: Of its entries.
 
-def _media_lengths(
-    geometry: Geometry, lengths: LengthModel
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Tiles and tokens of every medium, ``(K,)`` each."""
-    tiles = np.zeros(len(geometry.media_kind), dtype=np.int64)
-    tokens = np.zeros_like(tiles)
-    images = np.flatnonzero(geometry.media_kind == IMAGE)
-    videos = np.flatnonzero(geometry.media_kind != IMAGE)
-    if len(images):
-        tiles[images], tokens[images] = lengths.images(
-            geometry.media_width[images], geometry.media_height[images]
-        )
-    if len(videos):
-        tiles[videos], tokens[videos] = lengths.videos(
-            geometry.media_duration[videos],
-            geometry.media_fps[videos],
-            geometry.media_frames[videos],
-        )
-    return tiles, tokens
+    Returns:
+        One share an entry, their sum is 1.
 
-
-def _kept_messages(
-    geometry: Geometry, tokens_M: NDArray[np.int64], max_tokens: int
-) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Messages of each row that fit, up to a whole answer; and which rows lost some.
-
-    A conversation is cut after an assistant's message; 0 means that not even the first pair fits.
+    Raises:
+        ConfigError: A source of a mixture by tiles has none.
     """
-    offsets = geometry.message_offsets
-    if not len(geometry):
-        return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=bool)
-    counts = np.diff(offsets)
-    before = np.concatenate([[0], tokens_M.cumsum()])
-    running = before[1:] - np.repeat(before[offsets[:-1]], counts)
-    place = np.arange(len(tokens_M)) - np.repeat(offsets[:-1], counts)
-    answer = geometry.message_role == ROLES.index("assistant")
-    fits = np.where(answer & (running <= max_tokens), place + 1, 0)
-    kept = np.maximum.reduceat(fits, offsets[:-1])
-    return kept, kept < counts
+    if mixture.unit == "samples":
+        return mixture.shares
+    shares = []
+    for share, table in zip(mixture.shares, tables, strict=True):
+        if mixture.unit == "visits":
+            shares.append(share * max(len(table), 1))
+            continue
+        mean = table.mean(mixture.unit)
+        if not mean and len(table):
+            raise ConfigError(
+                f"mixture: unit is {mixture.unit} but the samples of {table.name} have none; use "
+                f"unit: tokens, or leave the source out"
+            )
+        shares.append(share / mean if mean else share)
+    total = sum(shares)
+    return [share / total for share in shares]
 
 
-def _span_sums(
-    values: NDArray[np.int64], starts: NDArray[np.int64], ends: NDArray[np.int64]
-) -> NDArray[np.int64]:
-    before = np.concatenate([[0], np.asarray(values, dtype=np.int64).cumsum()])
-    return before[ends] - before[starts]
+def unexpected_size(entry: MixtureEntry, table: SourceTable) -> str | None:
+    """A warning where an entry has clearly other samples than its mixture says."""
+    if entry.samples is None or abs(len(table) - entry.samples) <= TOLERANCE * entry.samples:
+        return None
+    return (
+        f"{table.name} has {len(table):,} samples where the mixture expects {entry.samples:,}; "
+        f"prepare may have left out more, or the published data changed"
+    )

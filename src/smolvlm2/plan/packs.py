@@ -1,4 +1,4 @@
-"""Packing one window of samples into packs of fixed capacity, and the order they are dealt in."""
+"""Packing one window of samples into packs of fixed capacity that weigh alike."""
 
 from dataclasses import dataclass
 
@@ -6,8 +6,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smolvlm2.errors import ConfigError, PlanError
-from smolvlm2.plan.permutation import derive_key, permute
+from smolvlm2.plan.balance import UNIT, Exchange, spread
+from smolvlm2.plan.best_fit import best_fit
 from smolvlm2.plan.samples import Samples
+
+FILLS = (0.995, 0.975)
+"""Mean fills that are tried, one after another, before samples are packed as tightly as can be."""
+ROUNDS = 40
+"""Rounds of exchange between packs; twice as many gain less than 0.1 % of a step."""
+HOPELESS = 0.01
+"""Mean excess over capacity after the exchange that says that samples are too large for it."""
+TIGHT_ROUNDS = 12
+"""Rounds between packs that were filled as tightly as can be: slower, and there is less to gain."""
+UNEVEN = 1.03
+"""Cost of the costliest pack over the mean above which costs are given more weight."""
+EMPHASIS = 3
+"""That weight, against tokens and tiles."""
+COSTLY_SHARE = 0.001
+"""Samples that may cost more than the default capacity is made for."""
+COSTLY_PART = 1.5
+"""Mean cost of a pack of the default capacity, at least so many times that of a costly sample."""
 
 
 @dataclass(kw_only=True)
@@ -54,6 +72,8 @@ class Pack:
     """Tiles in use."""
     supervised: int
     """Tokens with loss."""
+    squared: int = 0
+    """Sum of the squared lengths of its samples, in tokens squared: what attention costs."""
 
 
 def capacity_for(
@@ -62,6 +82,9 @@ def capacity_for(
     samples_per_pack: int,
     tokens: NDArray[np.int64],
     tiles: NDArray[np.int64],
+    costs: NDArray[np.int64] | None = None,
+    largest_tokens: int = 0,
+    largest_tiles: int = 0,
 ) -> Capacity:
     """Resolve a pack's capacity.
 
@@ -70,37 +93,48 @@ def capacity_for(
         samples_per_pack: Mean samples that a pack should hold (``per_device_train_batch_size``).
         tokens: Tokens of a fair draw of samples from the mixture.
         tiles: Tiles of the same samples.
+        costs: ``(n, m)`` their costs, in any units, in m situations.
+        largest_tokens: Of all samples that the recipe admits.
+        largest_tiles: Likewise.
 
     Returns:
-        The default is ``samples_per_pack`` mean samples, raised to the largest sample.
+        The default is ``samples_per_pack`` mean samples, or more until such a pack costs
+        `COSTLY_PART` times what all samples but a few (`COSTLY_SHARE`) cost alone: no pack can be
+        made like one that a single sample overfills. It is raised to the largest sample.
     """
+    wanted = float(samples_per_pack)
+    for column in costs.T if costs is not None else ():
+        costly = np.sort(column)[int((len(column) - 1) * (1 - COSTLY_SHARE))]
+        wanted = max(wanted, COSTLY_PART * int(costly) * len(column) / max(int(column.sum()), 1))
 
-    def resolve(given: int | None, values: NDArray[np.int64]) -> int:
+    def resolve(given: int | None, values: NDArray[np.int64], largest: int) -> int:
         if given is not None:
             return given
-        return int(max(np.ceil(samples_per_pack * values.mean()), values.max(), 1))
+        # Exact: a sum of integers, one product, one division.
+        mean = np.ceil(wanted * int(values.sum()) / len(values))
+        return int(max(mean, largest, values.max(), 1))
 
     return Capacity(
-        tokens=resolve(settings.tokens, tokens),
-        tiles=resolve(settings.tiles, tiles),
+        tokens=resolve(settings.tokens, tokens, largest_tokens),
+        tiles=resolve(settings.tiles, tiles, largest_tiles),
         documents=settings.documents,
     )
 
 
 def pack_window(
-    tokens: NDArray[np.int64], tiles: NDArray[np.int64], capacity: Capacity
+    tokens: NDArray[np.int64],
+    tiles: NDArray[np.int64],
+    capacity: Capacity,
+    costs: NDArray[np.int64] | None = None,
 ) -> list[NDArray[np.int64]]:
-    """First-fit decreasing in two dimensions, text last and spread.
-
-    Samples with tiles are placed from the largest (by the dimension they fill most) to the
-    smallest, each in the first pack with room for its tiles, its tokens and one more document.
-    Samples without tiles follow, each in the pack with most room for tokens: they fill what the
-    tiles have left over, evenly, instead of making packs of 60 texts beside packs of two videos.
+    """Share a window out among as few packs as hold it, alike in tokens, tiles and costs.
 
     Args:
         tokens: ``(n,)`` tokens of each sample.
         tiles: ``(n,)`` tiles of each sample.
         capacity: Of a pack.
+        costs: ``(n, m)`` what else is to be alike, such as the cost with a frozen encoder and
+            without; in any units.
 
     Returns:
         For each pack the places of its samples in the window, ascending.
@@ -108,70 +142,75 @@ def pack_window(
     Raises:
         PlanError: A sample is larger than a pack.
     """
+    if not len(tokens):
+        return []
     for name, values, room in (
         ("tokens", tokens, capacity.tokens),
         ("tiles", tiles, capacity.tiles),
     ):
-        if len(values) and values.max() > room:
+        if values.max() > room:
             raise PlanError(
                 f"a sample has {values.max()} {name} and a pack holds {room}; raise pack.{name} "
                 f"or lower the recipe's limits"
             )
-    size = np.maximum(tokens / capacity.tokens, tiles / capacity.tiles)
-    # Room left in each open pack: at most as many packs as samples.
-    room_tokens = np.full(len(tokens), capacity.tokens)
-    room_tiles = np.full(len(tokens), capacity.tiles)
-    room_documents = np.full(len(tokens), capacity.documents)
-    pack_of = np.zeros(len(tokens), dtype=np.int64)
-    opened = 0
-    # Samples with tiles leave every pack its part of the text.
-    least = max(tokens.sum() / capacity.tokens, tiles.sum() / capacity.tiles, 1)
-    reserved = int(tokens[tiles == 0].sum() / least)
-    for place in np.lexsort((np.arange(len(size)), -size, tiles == 0)):
-        wanted = tokens[place] + (reserved if tiles[place] else 0)
-        fits = (room_tokens[:opened] >= wanted) & (room_tiles[:opened] >= tiles[place])
-        fits &= room_documents[:opened] > 0
-        if not fits.any():
-            chosen = opened
-        elif tiles[place]:
-            chosen = int(fits.argmax())
-        else:
-            chosen = int(np.where(fits, room_tokens[:opened], -1).argmax())
-        opened = max(opened, chosen + 1)
-        pack_of[place] = chosen
-        room_tokens[chosen] -= tokens[place]
-        room_tiles[chosen] -= tiles[place]
-        room_documents[chosen] -= 1
-    order = np.argsort(pack_of, kind="stable")
-    bounds = np.searchsorted(pack_of[order], np.arange(1, opened))
-    return list(np.split(order, bounds)) if opened else []
+    if costs is None:
+        costs = np.zeros((len(tokens), 0), dtype=np.int64)
+    for fill in FILLS:
+        least = max(
+            int(tokens.sum()) / capacity.tokens / fill,
+            int(tiles.sum()) / capacity.tiles / fill,
+            len(tokens) / capacity.documents,
+        )
+        packs = int(np.ceil(least))
+        exchange = _share_out(packs, tokens, tiles, costs, capacity)
+        if exchange.excess() > HOPELESS:
+            break
+        if exchange.repair():
+            return exchange.packs()
+    pack_of = best_fit(
+        tokens,
+        tiles,
+        most_tokens=capacity.tokens,
+        most_tiles=capacity.tiles,
+        documents=capacity.documents,
+    )
+    packs = int(pack_of.max()) + 1
+    measures, limits = _measures(packs, tokens, tiles, costs, capacity)
+    exchange = Exchange(pack_of, packs, measures, limits, documents=capacity.documents)
+    exchange.level(TIGHT_ROUNDS, capacity=True)
+    return exchange.packs()
 
 
-def deal(features: NDArray[np.float64], *, seed: int, window: int) -> NDArray[np.int64]:
-    """The order in which a window's packs are taken, so that all steps look alike.
+def _share_out(
+    packs: int,
+    tokens: NDArray[np.int64],
+    tiles: NDArray[np.int64],
+    costs: NDArray[np.int64],
+    capacity: Capacity,
+) -> Exchange:
+    measures, limits = _measures(packs, tokens, tiles, costs, capacity)
+    weight = measures[:, 2:].max(axis=1) if costs.shape[1] else measures.sum(axis=1)
+    pack_of = spread(packs, weight, tiles, tokens, documents=capacity.documents)
+    exchange = Exchange(pack_of, packs, measures, limits, documents=capacity.documents)
+    exchange.level(ROUNDS)
+    cost = exchange.load[:, 2:]
+    if exchange.excess() <= HOPELESS and (cost.max(axis=0) > cost.mean(axis=0) * UNEVEN).any():
+        # Documents of very different length: attention makes packs of equal fill unequal.
+        exchange.emphasise(EMPHASIS)
+        exchange.level(ROUNDS)
+    return exchange
 
-    Packs differ: one holds two videos, another 60 short texts. Each time the pack is taken that
-    keeps the running sums of all features closest to a straight line; any run of consecutive packs
-    then has nearly the window's mean features. Plain shuffling doubles the spread of a step's
-    modality shares (``docs/decisions/005-plan.md``).
 
-    Args:
-        features: ``(n, m)`` sums over each pack, such as samples of each modality.
-        seed: Of the plan.
-        window: Number of the window.
-
-    Returns:
-        ``(n,)`` pack numbers in the order they are taken; the first is drawn by seed and window.
-    """
-    count = len(features)
-    scale = features.std(axis=0)
-    steps = (features - features.mean(axis=0)) / np.where(scale > 0, scale, 1)
-    left = permute(np.arange(count), count, derive_key(seed, window))
-    steps, total = steps[left], np.zeros(features.shape[1])
-    order = np.empty(count, dtype=np.int64)
-    for place in range(count):
-        # The first pack is free: all windows of all seeds would begin with the most average one.
-        chosen = int(((total + steps) ** 2).sum(axis=1).argmin()) if place else 0
-        order[place], total = left[chosen], total + steps[chosen]
-        left, steps = np.delete(left, chosen), np.delete(steps, chosen, axis=0)
-    return order
+def _measures(
+    packs: int,
+    tokens: NDArray[np.int64],
+    tiles: NDArray[np.int64],
+    costs: NDArray[np.int64],
+    capacity: Capacity,
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Tokens, tiles and costs in units of a pack, and the limits of the first two."""
+    rooms = np.array([capacity.tokens, capacity.tiles])
+    scales = np.maximum(UNIT // rooms, 1)
+    per_pack = np.maximum(costs.sum(axis=0) // packs // UNIT, 1)
+    filled = np.column_stack([tokens, tiles]) * scales
+    return np.column_stack([filled, costs // per_pack]), rooms * scales

@@ -2,16 +2,23 @@
 
 import hashlib
 from collections import OrderedDict
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import astuple, dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
+from smolvlm2.errors import PlanError
+from smolvlm2.plan.cost import CostModel
+from smolvlm2.plan.deal import deal
 from smolvlm2.plan.order import Order
-from smolvlm2.plan.packs import Capacity, Pack, deal, pack_window
-from smolvlm2.plan.samples import MODALITIES, SourceTable
+from smolvlm2.plan.packs import Capacity, Pack, pack_window
+from smolvlm2.plan.samples import MODALITIES, Samples, SourceTable
 
 KEPT_WINDOWS = 4
 """Packed windows kept in memory; a step reads one or two."""
+VERSION = 2
+"""Of the way samples become packs: part of the digest, raised when it changes."""
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -36,6 +43,8 @@ class Plan:
         packs_per_step: K; fixed for the segment, so steps have equal shapes at any world size.
         window: Samples that are packed together.
         seed: Chooses order and deal.
+        cost: What samples cost; packs are made alike in it.
+        epochs: After so many epochs every source ends; None: all repeat for ever.
     """
 
     def __init__(
@@ -47,71 +56,119 @@ class Plan:
         packs_per_step: int,
         window: int,
         seed: int,
+        cost: CostModel | None = None,
+        epochs: float | None = None,
     ) -> None:
         self.tables = tables
-        self.order = Order(tables, weights, seed=seed)
+        self.order = Order(tables, weights, seed=seed, epochs=epochs)
         self.capacity = capacity
         self.packs_per_step = packs_per_step
         self.window = window
         self.seed = seed
+        self.cost = cost or CostModel()
         self._windows: OrderedDict[int, list[Pack]] = OrderedDict()
+
+    @property
+    def windows(self) -> int | None:
+        """Windows of the whole plan; None: it is endless."""
+        length = self.order.length
+        return None if length is None else -(-length // self.window)
 
     def packs_of_window(self, number: int) -> list[Pack]:
         """All packs of a window, in the order they are dealt."""
-        if number not in self._windows:
-            self._windows[number] = self._pack(number)
+        packs = self._windows.get(number)
+        if packs is None:
+            packs = self._windows[number] = self.pack(number)
             while len(self._windows) > KEPT_WINDOWS:
                 self._windows.popitem(last=False)
-        return self._windows[number]
+        return packs
 
     def step(self, position: Position) -> tuple[list[Pack], Position]:
-        """The packs of the step that begins at ``position``, and where the next one begins."""
+        """The packs of the step that begins at ``position``, and where the next one begins.
+
+        K packs; the last step of a plan that ends has what is left.
+
+        Raises:
+            PlanError: The plan ended before ``position``.
+        """
+        return self.step_from(position, self.packs_of_window)
+
+    def step_from(
+        self, position: Position, packs_of_window: Callable[[int], list[Pack]]
+    ) -> tuple[list[Pack], Position]:
+        """`step`, with the packs of each window from elsewhere."""
         packs: list[Pack] = []
         window, pack = position.window, position.pack
         while len(packs) < self.packs_per_step:
-            available = self.packs_of_window(window)
+            if self.windows is not None and window >= self.windows:
+                break
+            available = packs_of_window(window)
             taken = available[pack : pack + self.packs_per_step - len(packs)]
             packs += taken
             pack += len(taken)
             if pack >= len(available):
                 window, pack = window + 1, 0
+        if not packs:
+            raise PlanError(
+                f"the plan ends after {self.windows} windows, before window {window}: every "
+                f"source has been gone through; raise data.mixture.epochs to train on"
+            )
         return packs, Position(segment=position.segment, window=window, pack=pack)
 
-    def _pack(self, number: int) -> list[Pack]:
+    def pack(self, number: int) -> list[Pack]:
+        """Pack and deal a window, without looking at what is kept; takes about 0.1 s."""
         samples = self.order.samples(number * self.window, (number + 1) * self.window)
-        columns = {
-            name: samples.column(self.tables, name) for name in ("tokens", "tiles", "supervised")
-        }
-        places = pack_window(columns["tokens"], columns["tiles"], self.capacity)
-        packs = [
-            Pack(
-                samples=samples.take(chosen),
-                **{name: int(values[chosen].sum()) for name, values in columns.items()},
-            )
-            for chosen in places
-        ]
-        features = np.zeros((len(packs), len(MODALITIES) + 1))
-        modality = samples.column(self.tables, "modality")
-        for features_of_pack, chosen in zip(features, places, strict=True):
-            features_of_pack[:-1] = np.bincount(modality[chosen], minlength=len(MODALITIES))
-            features_of_pack[-1] = columns["supervised"][chosen].sum()
-        order = deal(features, seed=self.seed, window=number)
-        return [packs[index] for index in order]
+        names = ("tokens", "tiles", "supervised", "modality")
+        tokens, tiles, supervised, modality = samples.columns(self.tables, names).values()
+        squared = tokens * tokens
+        costs = np.column_stack(
+            [
+                self.cost.cost(tiles, tokens, squared, supervised, frozen=frozen)
+                for frozen in (True, False)
+            ]
+        )
+        places = pack_window(tokens, tiles, self.capacity, costs)
+        pack_of = np.repeat(np.arange(len(places)), [len(chosen) for chosen in places])
+        sorted_by_pack = np.concatenate([*places, np.zeros(0, dtype=np.int64)])
+        held = np.column_stack(
+            [modality == code for code in range(len(MODALITIES))]
+            + [supervised, tokens, tiles, squared]
+        )[sorted_by_pack]
+        sums = np.zeros((len(places), held.shape[1]), dtype=np.int64)
+        np.add.at(sums, pack_of, held)
+        order = deal(sums[:, : len(MODALITIES) + 1], seed=self.seed, window=number)
+        return [_pack(samples.take(places[index]), sums[index]) for index in order.tolist()]
 
     def digest(self) -> str:
         """Hash of everything the plan depends on; a resumed run compares it."""
         digest = hashlib.sha256()
         for table in self.tables:
-            digest.update(f"{table.name} {table.content}".encode())
-            for column in (table.rows, table.tiles, table.tokens, table.supervised, table.messages):
-                digest.update(np.ascontiguousarray(column).tobytes())
+            digest.update(table.hash().encode())
         digest.update(self.order.shares.tobytes())
         capacity = self.capacity
         numbers = (capacity.tokens, capacity.tiles, capacity.documents, self.packs_per_step)
-        digest.update(repr((*numbers, self.window, self.seed)).encode())
+        ends = self.order.length
+        cost = astuple(self.cost)
+        digest.update(repr((*numbers, self.window, self.seed, ends, cost, VERSION)).encode())
         return digest.hexdigest()[:16]
+
+
+def _pack(samples: Samples, sums: NDArray[np.int64]) -> Pack:
+    supervised, tokens, tiles, squared = sums[len(MODALITIES) :].tolist()
+    return Pack(samples=samples, tokens=tokens, tiles=tiles, supervised=supervised, squared=squared)
 
 
 def packs_for(samples_per_step: int, mean_samples_per_pack: float) -> int:
     """K: packs that hold ``samples_per_step`` samples on average, at least one."""
     return max(1, round(samples_per_step / mean_samples_per_pack))
+
+
+def count_steps(plan: Plan) -> int | None:
+    """Steps of a plan that ends, the last one perhaps short; None: it is endless.
+
+    Every window is packed once, about 15 us a sample.
+    """
+    if plan.windows is None:
+        return None
+    packs = sum(len(plan.pack(number)) for number in range(plan.windows))
+    return -(-packs // plan.packs_per_step)

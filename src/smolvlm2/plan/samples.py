@@ -1,21 +1,61 @@
 """What the planner knows of each sample: integers only."""
 
-from dataclasses import dataclass
+import hashlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from smolvlm2.errors import PlanError
+from smolvlm2.plan.permutation import permute
 
 MODALITIES = ("text", "image", "multi-image", "video")
 """Names of the modality codes 0 .. 3."""
+RECORD = np.dtype(
+    [
+        ("rows", "<i8"),
+        ("tiles", "<i4"),
+        ("tokens", "<i4"),
+        ("supervised", "<i4"),
+        ("messages", "<i4"),
+        ("modality", "u1"),
+    ]
+)
+"""One sample on disk. Its numbers lie together, so that a sample drawn at random costs one page."""
+
+
+@dataclass(kw_only=True, frozen=True)
+class Part:
+    """Which entries of the columns belong to a table, as ranges: no list of samples exists."""
+
+    starts: NDArray[np.int64]
+    """``(r,)`` first entry of each range."""
+    offsets: NDArray[np.int64]
+    """``(r + 1,)`` samples before each range, ascending from 0; the last is their number."""
+    first: int = 0
+    """First sample taken, in the order of the ranges or, with a key, in shuffled order."""
+    count: int = 0
+    """Samples taken."""
+    key: int | None = None
+    """Chooses a fixed shuffle in which the samples are counted; None: the order of the ranges."""
+
+    def places(self, index: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Entries of the columns for samples of the table."""
+        chosen = index + self.first
+        if self.key is not None:
+            chosen = permute(chosen, int(self.offsets[-1]), self.key)
+        number = np.searchsorted(self.offsets, chosen, side="right") - 1
+        return self.starts[number] + chosen - self.offsets[number]
 
 
 @dataclass(kw_only=True)
 class SourceTable:
-    """The admitted samples of one source under a recipe.
+    """The admitted samples of one entry of a mixture, under a recipe.
 
-    All arrays have one entry a sample, in the source's row order.
+    All columns have one entry a sample; they may be memory-mapped and hold other entries' samples
+    too, then ``part`` says which are meant.
     """
 
     name: str
@@ -38,9 +78,76 @@ class SourceTable:
     """Samples that lost turns."""
     content: str = ""
     """Hash of the source's rows: the plan's digest covers what the samples say, too."""
+    part: Part | None = None
+    """Which entries of the columns are meant; None: all, in order."""
+    totals: dict[str, int] = field(default_factory=dict)
+    """Known sums ``tiles``, ``tokens``, ``supervised`` and maxima ``max_tiles``, ``max_tokens``,
+    over ``samples`` samples: all that the part chooses from. Computed where missing."""
+    records: Path | None = None
+    """File that memory-mapped columns lie in."""
+    digest: str = ""
+    """Hash of the columns where it is known; computed where missing."""
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.rows) if self.part is None else self.part.count
+
+    def column(self, name: str, index: NDArray[np.int64] | None = None) -> NDArray[np.int64]:
+        """Values of a column for these samples of the table, or for all, as int64."""
+        if index is None:
+            index = np.arange(len(self))
+        places = index if self.part is None else self.part.places(index)
+        return np.asarray(getattr(self, name)[places], dtype=np.int64)
+
+    def total(self, name: str) -> int:
+        """A sum or maximum over all samples, see ``totals``."""
+        if name not in self.totals:
+            tiles, tokens = self.column("tiles"), self.column("tokens")
+            self.totals |= {
+                "samples": len(self),
+                "tiles": int(tiles.sum()),
+                "tokens": int(tokens.sum()),
+                "supervised": int(self.column("supervised").sum()),
+                "max_tiles": int(tiles.max(initial=0)),
+                "max_tokens": int(tokens.max(initial=0)),
+            }
+        return self.totals[name]
+
+    def mean(self, name: str) -> float:
+        """Mean ``tiles``, ``tokens`` or ``supervised`` of a sample."""
+        return self.total(name) / max(self.total("samples"), 1)
+
+    def hash(self) -> str:
+        """Hash of everything the samples of this table are made of."""
+        found = hashlib.sha256(f"{self.name} {self.content} {self.digest}".encode())
+        if not self.digest:
+            for name in RECORD.names or ():
+                found.update(np.ascontiguousarray(getattr(self, name)).tobytes())
+        if self.part is not None:
+            part = self.part
+            found.update(repr((part.first, part.count, part.key)).encode())
+            found.update(part.starts.tobytes() + part.offsets.tobytes())
+        return found.hexdigest()
+
+    # A table that goes to a worker takes the name of its file along, not 24 million rows.
+    def __getstate__(self) -> dict[str, Any]:
+        state = dict(vars(self))
+        if self.records is not None:
+            for name in RECORD.names or ():
+                if isinstance(state[name], np.memmap):
+                    state[name] = None
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        if self.records is not None:
+            columns = map_records(self.records)
+            vars(self).update({name: c for name, c in columns.items() if state[name] is None})
+
+
+def map_records(path: Path) -> dict[str, np.ndarray]:
+    """The columns of a file of `RECORD`, memory-mapped."""
+    mapped = np.load(path, mmap_mode="r", allow_pickle=False)
+    return {name: mapped[name] for name in RECORD.names or ()}
 
 
 @dataclass(kw_only=True)
@@ -65,11 +172,21 @@ class Samples:
 
     def column(self, tables: list[SourceTable], name: str) -> NDArray[np.int64]:
         """A column of the source tables for these samples, as int64."""
-        values = np.zeros(len(self), dtype=np.int64)
-        for source, table in enumerate(tables):
-            here = self.source == source
-            values[here] = getattr(table, name)[self.index[here]]
-        return values
+        return self.columns(tables, (name,))[name]
+
+    def columns(
+        self, tables: list[SourceTable], names: tuple[str, ...]
+    ) -> dict[str, NDArray[np.int64]]:
+        """Several columns; the samples are looked up once."""
+        found = {name: np.zeros(len(self), dtype=np.int64) for name in names}
+        for source in np.unique(self.source).tolist():
+            here = np.flatnonzero(self.source == source)
+            table, places = tables[source], self.index[here]
+            if table.part is not None:
+                places = table.part.places(places)
+            for name, values in found.items():
+                values[here] = getattr(table, name)[places]
+        return found
 
 
 def check_tables(tables: list[SourceTable], weights: list[float]) -> None:

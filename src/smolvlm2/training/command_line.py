@@ -183,7 +183,6 @@ def _train(
     from smolvlm2.training.stage import build_trainer
 
     output = options.output_dir or Path("checkpoints") / f"{stage}_stage_{options.model_size}"
-    steps = recipe.training.max_steps
     with contextlib.ExitStack() as stack:
         stack.enter_context(stop)  # from now on: loading weights takes a while
         trainer = build_trainer(
@@ -197,6 +196,7 @@ def _train(
             launch=launch,
             stop=stop,
         )
+        steps = trainer.recipe.training.max_steps
         if launch.leads:
             progress = stack.enter_context(Progress(steps, label=f"{stage} stage"))
             trainer.progress = progress.update

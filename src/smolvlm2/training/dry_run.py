@@ -9,13 +9,9 @@ from smolvlm2.plan.packs import Capacity
 from smolvlm2.processing.processor import Processor
 from smolvlm2.training.freezing import frozen_parts
 from smolvlm2.training.memory import GIB, Parameters, count_parameters, estimate_memory
+from smolvlm2.training.planning import plan_data, prepared_folder
 from smolvlm2.training.recipe import Recipe
-from smolvlm2.training.stage import (
-    plan_data,
-    prepared_folder,
-    starting_config,
-    starting_tokenizer,
-)
+from smolvlm2.training.stage import starting_config, starting_tokenizer
 
 TYPICAL_TOKENS, TYPICAL_TILES = 1072, 10.83
 """Mean of a sample of the assumed mixture (image 34 %, video 33 %, text 20 %, several images 12 %)
@@ -102,7 +98,9 @@ def _plan(
         prepared_folder(recipe)  # before a tokenizer is looked for on the hub
         tokenizer = starting_tokenizer(recipe, checkpoint)
         processor = Processor.for_model(config, tokenizer, image=recipe.image, video=recipe.video)
-        data = plan_data(recipe, processor, context=config.text.max_position_embeddings)
+        data = plan_data(
+            recipe, processor, context=config.text.max_position_embeddings, config=config
+        )
     except SmolVLMError as error:
         batch = recipe.training.per_device_train_batch_size
         capacity = Capacity(

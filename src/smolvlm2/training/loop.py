@@ -110,7 +110,6 @@ class Trainer:
             keep=self.recipe.checkpoint.keep,
             background=self.world.device.type == "cuda" if background is None else background,
         )
-        self._share = RankShare(self.plan, rank=self.world.rank, ranks=self.world.size)
         self._trouble: SmolVLMError | None = None
 
     def resume(self, step: int | None = None) -> None:
@@ -177,12 +176,14 @@ class Trainer:
         """Train on consecutive data up to a step."""
         training = self.recipe.training
         frozen: frozenset[str] | None = None
-        with Loader(
-            self._share,  # type: ignore[arg-type]
+        share = RankShare(self.plan, rank=self.world.rank, ranks=self.world.size)
+        loader = Loader(
+            share,  # type: ignore[arg-type]
             self.reader,
             self.state.position,
             workers=self.recipe.data.workers,
-        ) as loader:
+        )
+        with share, loader:
             batches = iter(loader)
             while self.state.step < end:
                 now = frozen_parts(self.state.step, training)
@@ -190,7 +191,7 @@ class Trainer:
                     apply_freezing(self.model, now)
                     frozen = now
                 started = time.perf_counter()
-                batch, loaded = self._load(batches)
+                batch, numbers, loaded = self._load(batches, share)
                 read = time.perf_counter()
                 facts = StepFacts.of(self.world.gather(loaded, at=self._here))
                 if facts.failure is not None:
@@ -201,7 +202,7 @@ class Trainer:
                     return facts.stop
                 assert batch is not None
                 met = time.perf_counter()
-                line = self._step(batch, facts)
+                line = self._step(batch, numbers, facts)
                 done = time.perf_counter()
                 line |= {
                     "load_seconds": round(read - started, 4),
@@ -215,28 +216,32 @@ class Trainer:
     def _here(self) -> str:
         return f"step {self.state.step}"
 
-    def _load(self, batches: Iterator[StepBatch]) -> tuple[StepBatch | None, Loaded]:
-        """The next packs of this rank, and what the others have to know."""
+    def _load(
+        self, batches: Iterator[StepBatch], share: RankShare
+    ) -> tuple[StepBatch | None, list[int | None], Loaded]:
+        """The next packs of this rank, their places in the step, and what the others must know."""
         loaded = Loaded(
             stop=self.stop.pending(), written=self.checkpointer.ready, failure=self._trouble
         )
         if loaded.failure is not None or loaded.stop is not None:
-            return None, loaded
+            return None, [], loaded
         try:
             batch = next(batches)
         except SmolVLMError as error:
             loaded.failure = error
-            return None, loaded
-        numbers = self._share.numbers(self.state.position)
+            return None, [], loaded
+        numbers = share.numbers(self.state.position)
         loaded.packs = {
             number: PackFacts.of(pack)
             for number, pack in zip(numbers, batch.packs, strict=True)
             if number is not None
         }
         loaded.skips = batch.skips
-        return batch, loaded
+        return batch, numbers, loaded
 
-    def _step(self, batch: StepBatch, facts: StepFacts) -> dict[str, Any]:
+    def _step(
+        self, batch: StepBatch, numbers: list[int | None], facts: StepFacts
+    ) -> dict[str, Any]:
         """One optimiser step; returns its line of the log, without times."""
         step = self.state.step
         rates = learning_rates(step, self.recipe)
@@ -244,7 +249,6 @@ class Trainer:
         loss, norm, updated = None, 0.0, False
         # Without supervised tokens nothing is computed: all ranks know, from the same sum.
         if facts.divisor > 0:
-            numbers = self._share.numbers(self.state.position)
             loss, norm = self.updater.gradients(batch.packs, numbers, facts.divisor, at=self._here)
             if math.isfinite(loss.total) and math.isfinite(norm):
                 self.updater.apply()

@@ -1,9 +1,8 @@
 """The packs of each step that one rank reads and computes."""
 
-from dataclasses import replace
-
 import numpy as np
 
+from smolvlm2.plan.ahead import PlanAhead
 from smolvlm2.plan.packs import Pack
 from smolvlm2.plan.plan import Plan, Position
 from smolvlm2.plan.ranks import packs_of_ranks
@@ -13,7 +12,7 @@ class RankShare:
     """A plan as one rank sees it; a loader reads it like the plan itself.
 
     Every rank has equally many packs a step. Where the packs run out it has a blank one: all ranks
-    issue the same collectives, whatever their packs hold.
+    issue the same collectives, whatever their packs hold. Windows are packed ahead by a thread.
 
     Args:
         plan: Of all ranks.
@@ -23,7 +22,9 @@ class RankShare:
 
     def __init__(self, plan: Plan, *, rank: int, ranks: int) -> None:
         self.plan = plan
+        self._ahead = PlanAhead(plan)
         self._rank, self._ranks = rank, ranks
+        self._dealt: dict[Position, list[int | None]] = {}
 
     @property
     def packs_per_step(self) -> int:
@@ -32,23 +33,30 @@ class RankShare:
 
     def step(self, position: Position) -> tuple[list[Pack], Position]:
         """This rank's packs of the step that begins at ``position``, and where the next begins."""
-        packs, following = self.plan.step(position)
-        blank = replace(
-            packs[0],
-            samples=packs[0].samples.take(np.zeros(0, dtype=np.int64)),
-            tokens=0,
-            tiles=0,
-            supervised=0,
-        )
-        numbers = self._numbers(packs)
-        return [blank if number is None else packs[number] for number in numbers], following
+        packs, following = self._ahead.step(position)
+        numbers = self._dealt[position] = self._deal(packs)
+        return [_blank(packs[0]) if n is None else packs[n] for n in numbers], following
 
     def numbers(self, position: Position) -> list[int | None]:
-        """Places in the whole step of the packs that `step` gives; None for blank ones."""
-        return self._numbers(self.plan.step(position)[0])
+        """Places in the whole step of the packs that `step` gave for it; None for blank ones."""
+        return self._dealt.pop(position)
 
-    def _numbers(self, packs: list[Pack]) -> list[int | None]:
-        # Tiles first: at this size the vision encoder is most of the work.
-        capacity = self.plan.capacity
-        costs = [pack.tiles * 4 * capacity.tokens // capacity.tiles + pack.tokens for pack in packs]
-        return packs_of_ranks(costs, self._ranks)[self._rank]
+    def _deal(self, packs: list[Pack]) -> list[int | None]:
+        columns = [
+            np.array([getattr(pack, name) for pack in packs], dtype=np.int64)
+            for name in ("tiles", "tokens", "squared", "supervised")
+        ]
+        # Always as if the encoder trained: the order by cost hardly differs while it is frozen.
+        costs = self.plan.cost.cost(*columns, frozen=False)
+        return packs_of_ranks(costs.tolist(), self._ranks)[self._rank]
+
+    def __enter__(self) -> "RankShare":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._ahead.close()
+
+
+def _blank(pack: Pack) -> Pack:
+    nothing = pack.samples.take(np.zeros(0, dtype=np.int64))
+    return Pack(samples=nothing, tokens=0, tiles=0, supervised=0)

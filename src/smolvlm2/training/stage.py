@@ -1,29 +1,22 @@
 """From a recipe to a trainer: model, processor, data, plan."""
 
 import logging
-import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
-from smolvlm2.data.manifest import Manifest
-from smolvlm2.errors import CheckpointError, ConfigError, DataNotFoundError, ResumeError
+from smolvlm2.errors import CheckpointError, ConfigError, ResumeError
 from smolvlm2.loading.loader import PackReader
-from smolvlm2.loading.sample_table import measure_source, open_sources, source_table
 from smolvlm2.model.components import component_shapes, load_components
 from smolvlm2.model.config import SmolVLMConfig
 from smolvlm2.model.hub import write_json
 from smolvlm2.model.initialisation import empty_model
 from smolvlm2.model.smolvlm import SmolVLM
-from smolvlm2.plan.order import Order
-from smolvlm2.plan.packs import capacity_for
-from smolvlm2.plan.plan import Plan, packs_for
+from smolvlm2.plan.plan import Plan
 from smolvlm2.plan.ranks import check_ranks, useful_bound
-from smolvlm2.plan.samples import SourceTable
 from smolvlm2.processing.processor import Processor
 from smolvlm2.processing.tokenizer import Tokenizer, extend_for_images
 from smolvlm2.training.distributed import World, connect
@@ -31,133 +24,13 @@ from smolvlm2.training.launch import Launch
 from smolvlm2.training.loop import Hook, Trainer
 from smolvlm2.training.memory import estimate_memory
 from smolvlm2.training.parallelize import Layout, choose_layout, device_memory, parallelize
-from smolvlm2.training.passed_over import Range, record_range
+from smolvlm2.training.passed_over import Range, ranges_of, record_range
+from smolvlm2.training.planning import PlannedData, plan_data
 from smolvlm2.training.recipe import Recipe
 from smolvlm2.training.run_folder import RunFolder
 from smolvlm2.training.signals import StopRequest
 
 logger = logging.getLogger(__name__)
-
-SIZING_SAMPLES = 8192
-"""Samples of the order from which means are taken: the first window of the default size."""
-
-
-@dataclass(kw_only=True)
-class PlannedData:
-    """The data of a stage, planned."""
-
-    plan: Plan
-    """Which packs make which step."""
-    tables: list[SourceTable]
-    """Of each entry of the mixture."""
-    manifests: list[Manifest]
-    """Likewise."""
-    samples_per_step: float
-    """Mean samples of a step."""
-    facts: dict[str, Any]
-    """What the plan resolved to, for people and for ``plan/plan.json``."""
-
-
-def data_root(recipe: Recipe) -> Path:
-    """The data root: ``data.root``, or DATA_DIR where the recipe keeps the default."""
-    if recipe.data.root == "data" and os.environ.get("DATA_DIR"):
-        return Path(os.environ["DATA_DIR"])
-    return Path(recipe.data.root)
-
-
-def prepared_folder(recipe: Recipe) -> Path:
-    """Where the prepared sources lie.
-
-    Raises:
-        DataNotFoundError: Nowhere; names the command.
-    """
-    prepared = data_root(recipe) / "prepared"
-    if not prepared.is_dir():
-        raise DataNotFoundError(
-            f"{prepared}: no such folder; prepare the data first (smolvlm2 prepare), or name the "
-            f"data root with DATA_DIR or data.root=..."
-        )
-    return prepared
-
-
-def plan_data(recipe: Recipe, processor: Processor, *, context: int) -> PlannedData:
-    """Open the mixture's sources and plan them.
-
-    Args:
-        recipe: Of the stage.
-        processor: Decides tiles and tokens of every sample.
-        context: The model's context, tokens.
-
-    Raises:
-        ConfigError: The recipe has no mixture.
-        DataNotFoundError: A source is not prepared; names the command.
-        PlanError: The mixture cannot be sampled, or a sample is larger than a pack.
-    """
-    mixture = recipe.data.mixture
-    if mixture is None:
-        raise ConfigError(
-            "data.mixture is not set; give a recipe that extends a file of configs/mixtures/"
-        )
-    prepared = prepared_folder(recipe)
-    sources = open_sources(mixture, prepared, processor.tokenizer.key)
-    max_tokens = min(recipe.limits.max_tokens or context, context)
-    lengths = processor.length_model()
-    measured = {
-        name: measure_source(manifest, lengths, max_tokens=max_tokens)
-        for name, manifest in sources.items()
-    }
-    tables = [
-        source_table(entry, sources[entry.source], measured[entry.source], recipe.limits)
-        for entry in mixture.entries
-    ]
-    seed, weights = recipe.training.seed, mixture.shares
-    draw = Order(tables, weights, seed=seed).samples(0, SIZING_SAMPLES)
-    tokens, tiles = draw.column(tables, "tokens"), draw.column(tables, "tiles")
-    capacity = capacity_for(
-        recipe.pack,
-        samples_per_pack=recipe.training.per_device_train_batch_size,
-        tokens=np.concatenate([tokens, [table.tokens.max() for table in tables]]),
-        tiles=np.concatenate([tiles, [table.tiles.max() for table in tables]]),
-    )
-    plan = Plan(
-        tables,
-        weights,
-        capacity=capacity,
-        packs_per_step=1,
-        window=recipe.pack.window,
-        seed=seed,
-    )
-    per_pack = recipe.pack.window / len(plan.packs_of_window(0))
-    plan.packs_per_step = packs_for(recipe.training.samples_per_step, per_pack)
-    facts = {
-        "digest": plan.digest(),
-        "pack": {"tokens": capacity.tokens, "tiles": capacity.tiles},
-        "samples_per_pack": round(per_pack, 2),
-        "packs_per_step": plan.packs_per_step,
-        "samples_per_step": round(per_pack * plan.packs_per_step, 1),
-        "mean_tokens": round(float(tokens.mean()), 1),
-        "mean_tiles": round(float(tiles.mean()), 2),
-        "sources": {
-            table.name: {
-                "samples": len(table),
-                "share": round(share, 4),
-                "epochs": round(
-                    share * per_pack * plan.packs_per_step * recipe.training.max_steps / len(table),
-                    2,
-                ),
-                "excluded": table.excluded,
-                "cut": table.cut,
-            }
-            for table, share in zip(tables, weights, strict=True)
-        },
-    }
-    return PlannedData(
-        plan=plan,
-        tables=tables,
-        manifests=[sources[entry.source] for entry in mixture.entries],
-        samples_per_step=per_pack * plan.packs_per_step,
-        facts=facts,
-    )
 
 
 def starting_config(recipe: Recipe, checkpoint: str | Path | None) -> SmolVLMConfig:
@@ -274,6 +147,12 @@ def build_trainer(
         if skip_steps is not None:
             step = trainer.state.step
             world.lead(lambda: record_range(run, skip_steps, step=step), at="start")
+    if data.steps is not None:
+        passed = world.lead(lambda: ranges_of(run), at="start")
+        steps = data.steps - sum(end - first for first, end in passed)
+        if steps < recipe.training.max_steps:
+            # Learning rates follow the steps that there are; the saved recipe stays as it was.
+            trainer.recipe = replace(recipe, training=replace(recipe.training, max_steps=steps))
     return trainer
 
 
@@ -311,7 +190,7 @@ def _parts(
             f"{config.text.vocab_size} rows; they do not belong together"
         )
     processor = Processor.for_model(config, tokenizer, image=recipe.image, video=recipe.video)
-    data = plan_data(recipe, processor, context=config.text.max_position_embeddings)
+    data = plan_data(recipe, processor, context=config.text.max_position_embeddings, config=config)
     packs = data.plan.packs_per_step
     warning = check_ranks(packs, world.size)
     if warning is not None:
