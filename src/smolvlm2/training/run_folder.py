@@ -2,8 +2,9 @@
 
 config.yaml    the merged recipe
 log.jsonl      one line a step
+exit_status    how the last start ended, when it ended in order; for scripts behind a launcher
 skips.jsonl    one line for each sample that could not be read
-plan/          what the plan resolved to
+plan/          what the plan resolved to; passed_over.jsonl: data left out by --skip-steps
 checkpoints/   step-00000500/ ..., latest -> the newest
 config.json, model.safetensors, ...   the last export, in Hugging Face format
 """
@@ -23,19 +24,23 @@ from smolvlm2.training.recipe import Recipe
 FREE_KEYS = (
     "data.root",
     "data.workers",
+    "parallel.",
     "checkpoint.",
     "training.threads",
     "data.sample_timeout_s",
     "data.skip_ids",
     "training.max_skip_fraction",
+    "training.on_nonfinite",
+    "training.max_nonfinite_steps",
 )
-"""Settings that may change when a run is resumed. All but the last three leave its result as it is;
+"""Settings that may change when a run is resumed. All but the last four leave its result as it is;
 those are the ways out that errors name."""
 WRITTEN = (
     "checkpoints",
     "plan",
     "log.jsonl",
     "skips.jsonl",
+    "exit_status",
     "config.json",
     "generation_config.json",
     "model.safetensors",
@@ -55,10 +60,29 @@ class RunFolder:
         self.root = Path(root)
         self.log = JsonLines(self.root / "log.jsonl")
         self.skips = JsonLines(self.root / "skips.jsonl")
+        self.passed_over = JsonLines(self.root / "plan" / "passed_over.jsonl")
 
     def steps(self) -> list[Path]:
         """Complete step folders, oldest first."""
         return sorted((self.root / "checkpoints").glob("step-????????"))
+
+    def resumable(self) -> list[Path]:
+        """Step folders to try, likeliest first: what `latest` names, then older ones.
+
+        Newer ones than that belong to a branch that ``--resume STEP`` has left.
+        """
+        steps, latest = self.steps(), self.root / LATEST
+        if latest.is_symlink():
+            steps = [step for step in steps if step.name <= os.readlink(latest)]
+        return steps[::-1]
+
+    def point_at(self, step: Path) -> None:
+        """Let `latest` name a step folder."""
+        link, new = self.root / LATEST, self.root / "checkpoints" / ".latest"
+        new.unlink(missing_ok=True)
+        new.symlink_to(step.name)
+        os.replace(new, link)
+        sync_folder(link.parent)
 
     def check(self, recipe: Recipe, *, restart: bool) -> bool:
         """Look at what lies in the folder before anything is changed.
@@ -97,11 +121,28 @@ class RunFolder:
         return True
 
     def begin(self, recipe: Recipe, *, resumed: bool) -> None:
-        """Make the folder after `check`; without ``resumed`` an earlier run in it goes."""
-        if not resumed:
-            self.clear()
-        self.root.mkdir(parents=True, exist_ok=True)
-        save_config(recipe, self.root / "config.yaml")
+        """Make the folder after `check`; without ``resumed`` an earlier run in it goes.
+
+        Raises:
+            ResumeError: The folder cannot be written to.
+        """
+        try:
+            if not resumed:
+                self.clear()
+            self.root.mkdir(parents=True, exist_ok=True)
+            for left in (self.root / "checkpoints").glob(".step-*.partial"):
+                shutil.rmtree(left)
+            (self.root / "exit_status").unlink(missing_ok=True)
+            save_config(recipe, self.root / "config.yaml")
+        except OSError as error:
+            raise ResumeError(
+                f"{self.root}: cannot be written to ({error.strerror}); choose another "
+                f"--output-dir, or make it writable"
+            ) from error
+
+    def end(self, code: int) -> None:
+        """Leave the exit status where a script finds it that only sees its launcher's."""
+        (self.root / "exit_status").write_text(f"{code}\n", encoding="utf-8")
 
     def clear(self) -> None:
         """Remove what a run writes, and nothing else; ``config.yaml``, which marks it, last."""
@@ -147,11 +188,7 @@ class RunFolder:
         if final.exists():
             shutil.rmtree(final)
         os.rename(partial, final)
-        link, new = self.root / LATEST, self.root / "checkpoints" / ".latest"
-        new.unlink(missing_ok=True)
-        new.symlink_to(final.name)
-        os.replace(new, link)
-        sync_folder(link.parent)
+        self.point_at(final)
         # Broken newer ones, passed over on resume, must not push out this one; they are replaced
         # when the run gets there.
         for old in [step for step in self.steps() if step.name <= final.name][:-keep]:
