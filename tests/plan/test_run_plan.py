@@ -141,8 +141,8 @@ def test_a_segment_that_was_not_reached_has_no_plan(mixture):
         run.plan(1)
 
 
-@pytest.mark.parametrize("steps", [[], [1], [0, 4, 4], [0, 9, 3]])
-def test_segments_begin_at_zero_and_ascend(mixture, steps):
+@pytest.mark.parametrize("steps", [[], [0, 4, 4], [0, 9, 3]])
+def test_segments_ascend(mixture, steps):
     plan = build(*mixture)
     with pytest.raises(PlanError, match="segments begin at steps"):
         RunPlan([Segment(first_step=step, plan=plan) for step in steps])

@@ -236,6 +236,19 @@ def train_video(context: typer.Context) -> None:
 
 
 @app.command()
+def audit(
+    run: Annotated[Path, typer.Argument(help="Folder of a run, finished or not.")],
+    data: Annotated[
+        str | None, typer.Option(help="Data root; default: where the run read its data.")
+    ] = None,
+) -> None:
+    """Compare what a run really trained on with its plan; exit status 1 when they differ."""
+    from smolvlm2.cli.audit import print_audit
+
+    raise typer.Exit(print_audit(run, data))
+
+
+@app.command()
 def evaluate(
     checkpoint: Annotated[str, typer.Argument(help="A run, a checkpoint folder or a hub id.")],
     benchmarks: Annotated[str, typer.Option(help="Names, with commas between.")],

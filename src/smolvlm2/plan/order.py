@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smolvlm2.plan.permutation import derive_keys, permute
-from smolvlm2.plan.samples import Samples, SourceTable, check_tables
+from smolvlm2.plan.samples import NamedSamples, Samples, check_tables
 
 BISECTIONS = 100
 """Halvings of a time interval; after them its ends are neighbouring floats."""
@@ -47,7 +47,7 @@ class Order:
 
     def __init__(
         self,
-        tables: list[SourceTable],
+        tables: Sequence[NamedSamples],
         weights: list[float],
         *,
         seed: int,

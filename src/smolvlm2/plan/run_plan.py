@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 from smolvlm2.errors import PlanError
 from smolvlm2.plan.ahead import PlanAhead
+from smolvlm2.plan.cost import CostModel
 from smolvlm2.plan.order import SourcePlace
 from smolvlm2.plan.packs import Capacity, Pack
 from smolvlm2.plan.plan import Plan, Position
@@ -31,17 +32,20 @@ class RunPlan:
     samples changed in between begins anew.
 
     Args:
-        segments: In order of their first steps; the first begins at step 0.
+        segments: In order of their first steps, from the one in progress on.
+        first: Number of the first of them in the run.
         ahead: Pack coming windows in a thread.
+
+    Raises:
+        PlanError: First steps do not ascend.
     """
 
-    def __init__(self, segments: Sequence[Segment], *, ahead: bool = True) -> None:
+    def __init__(self, segments: Sequence[Segment], *, first: int = 0, ahead: bool = True) -> None:
         first_steps = [segment.first_step for segment in segments]
-        if not first_steps or first_steps[0] != 0 or first_steps != sorted(set(first_steps)):
-            raise PlanError(
-                f"segments begin at steps {first_steps}; expected 0 first, then ascending numbers"
-            )
+        if not first_steps or first_steps != sorted(set(first_steps)):
+            raise PlanError(f"segments begin at steps {first_steps}; expected ascending numbers")
         self.segments = list(segments)
+        self._first = first
         if self.segments[0].places is None:
             self.segments[0].places = [SourcePlace() for _ in self.segments[0].plan.tables]
         self.tables: list[SourceTable] = []
@@ -63,6 +67,11 @@ class RunPlan:
         )
 
     @property
+    def cost(self) -> CostModel:
+        """What samples cost: the model is the same in all segments."""
+        return self.segments[0].plan.cost
+
+    @property
     def packs_per_step(self) -> int:
         """Most packs that a step has."""
         return max(segment.plan.packs_per_step for segment in self.segments)
@@ -73,10 +82,28 @@ class RunPlan:
         Raises:
             PlanError: The segment was not entered yet.
         """
-        segment = self.segments[number]
+        return self._segment(number).plan.starting_at(self.places(number))
+
+    def places(self, number: int) -> list[SourcePlace]:
+        """Where each source goes on in a segment.
+
+        Raises:
+            PlanError: The segment was not entered yet.
+        """
+        segment = self._segment(number)
         if segment.places is None:
             raise PlanError(f"segment {number} begins at step {segment.first_step}, not reached")
-        return segment.plan.starting_at(segment.places)
+        return segment.places
+
+    def pass_over(self, position: Position, steps: int) -> Position:
+        """Where the data of the step at ``position`` begin when those of some steps are left out.
+
+        The step's number stays, and so does its segment.
+        """
+        plan, step = self._opened(position.segment), position.step
+        for _ in range(steps):
+            _, position = plan.step(position)
+        return replace(position, step=step)
 
     def step(self, position: Position) -> tuple[list[Pack], Position]:
         """The packs of the step at ``position``, and where the next one begins.
@@ -88,7 +115,7 @@ class RunPlan:
         """
         number = position.segment
         packs, following = self._opened(number).step(position)
-        if first := self._first_table[number]:
+        if first := self._first_table[number - self._first]:
             packs = [
                 replace(pack, samples=replace(pack.samples, source=pack.samples.source + first))
                 for pack in packs
@@ -98,9 +125,11 @@ class RunPlan:
     def enter(self, position: Position) -> Position:
         """``position``, or the beginning of the segment that begins with its step."""
         following = position.segment + 1
-        if following == len(self.segments) or position.step < self.segments[following].first_step:
+        if following == self._first + len(self.segments):
             return position
-        segment = self.segments[following]
+        segment = self._segment(following)
+        if position.step < segment.first_step:
+            return position
         if segment.places is None:
             before = self.plan(position.segment)
             places = dict(
@@ -124,6 +153,9 @@ class RunPlan:
         if self._open is not None and isinstance(self._open[1], PlanAhead):
             self._open[1].close()
         self._open = None
+
+    def _segment(self, number: int) -> Segment:
+        return self.segments[number - self._first]
 
     def _opened(self, number: int) -> "PlanAhead | Plan":
         if self._open is None or self._open[0] != number:

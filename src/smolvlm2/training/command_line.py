@@ -25,8 +25,9 @@ Stage = Literal["vision", "video"]
 def parse_arguments(stage: Stage, arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line of a stage; without ``--vision-checkpoint`` video needs ``--config``.
 
-    Source: the specification's commands; ``--config``, ``--resume``, ``--skip-steps``,
-    ``--stop-after``, ``--restart``, ``--device``, ``--dry-run`` and ``key=value`` are ours.
+    Source: the specification's commands; ``--config``, ``--resume``, ``--replan``,
+    ``--skip-steps``, ``--stop-after``, ``--restart``, ``--device``, ``--dry-run`` and
+    ``key=value`` are ours.
     """
     parser = argparse.ArgumentParser(
         prog=f"smolvlm2 train-{stage}",
@@ -58,6 +59,12 @@ def parse_arguments(stage: Stage, arguments: Sequence[str] | None = None) -> arg
         const="auto",
         metavar="STEP",
         help="checkpoint to go on from (default: auto, the newest whole one)",
+    )
+    parser.add_argument(
+        "--replan",
+        action="store_true",
+        help="go on with other data: from the checkpoint on, mixture, limits, packs and prepared "
+        "data are as they are now",
     )
     parser.add_argument(
         "--skip-steps",
@@ -191,6 +198,7 @@ def _train(
             checkpoint=options.checkpoint,
             restart=options.restart,
             resume=_resume_step(options),
+            replan=options.replan,
             skip_steps=parse_range(options.skip_steps) if options.skip_steps else None,
             device=options.device,
             launch=launch,

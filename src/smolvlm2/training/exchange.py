@@ -96,8 +96,12 @@ class StepFacts:
 
     def chain(self, before: str) -> str:
         """Digest of the ids really loaded, in the plan's order, and of all steps before."""
-        ids = ",".join(id for pack in self.packs for id in pack.sample_ids)
-        return hashlib.sha256(f"{before}|{ids}".encode()).hexdigest()[:16]
+        return chain_ids(before, [id for pack in self.packs for id in pack.sample_ids])
+
+
+def chain_ids(before: str, ids: list[str]) -> str:
+    """Digest of a step's ids, in the plan's order, and of the digest of the step before."""
+    return hashlib.sha256(f"{before}|{','.join(ids)}".encode()).hexdigest()[:16]
 
 
 @dataclass(kw_only=True)

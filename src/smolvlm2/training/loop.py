@@ -8,21 +8,21 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from torch.distributed.device_mesh import DeviceMesh
 
-from smolvlm2.errors import CheckpointError, ResumeError, SmolVLMError, TrainingError
+from smolvlm2.errors import CheckpointError, SmolVLMError, TrainingError
 from smolvlm2.loading.loader import Loader, StepBatch
 from smolvlm2.loading.reader import PackReader, Skip
 from smolvlm2.model.hf_format import save_model
 from smolvlm2.model.smolvlm import SmolVLM
-from smolvlm2.plan.plan import Plan, Position
+from smolvlm2.plan.run_plan import RunPlan
 from smolvlm2.training.checkpoints import (
     Checkpointer,
     TrainingState,
-    find_checkpoint,
     load_checkpoint,
 )
 from smolvlm2.training.distributed import World, shared
@@ -45,6 +45,7 @@ from smolvlm2.training.passed_over import pass_over, ranges_of
 from smolvlm2.training.rank_share import RankShare
 from smolvlm2.training.recipe import Recipe
 from smolvlm2.training.run_folder import RunFolder
+from smolvlm2.training.segments import PlannedRun
 from smolvlm2.training.signals import Ending, StopRequest
 from smolvlm2.training.update import Updater
 
@@ -71,7 +72,7 @@ class Trainer:
     """On its device, in fp32, sharded."""
     mesh: DeviceMesh | None
     """How it is sharded; None: not at all."""
-    plan: Plan
+    planned: PlannedRun
     """Which packs make which step."""
     reader: PackReader
     """Turns packs into arrays."""
@@ -86,6 +87,11 @@ class Trainer:
     state: TrainingState = field(init=False)
     """Where the run stands."""
 
+    @property
+    def plan(self) -> RunPlan:
+        """Which packs make which step."""
+        return self.planned.plan
+
     def __post_init__(self) -> None:
         self.updater = Updater(
             model=self.model,
@@ -96,8 +102,8 @@ class Trainer:
         )
         self.state = TrainingState(
             step=0,
-            position=Position(),
-            plan=self.plan.digest(),
+            position=self.planned.position,
+            plan=self.planned.records[self.planned.position.segment].digest,
             samples=0,
             skipped=0,
             nonfinite=0,
@@ -113,28 +119,22 @@ class Trainer:
         )
         self._trouble: SmolVLMError | None = None
 
-    def resume(self, step: int | None = None) -> None:
+    def resume(self, folder: Path, state: TrainingState) -> None:
         """Go on from a checkpoint of the run, whatever number of ranks wrote it.
 
         Args:
-            step: Of the checkpoint; None: the newest whole one.
+            folder: Of the checkpoint, verified.
+            state: What it says of the run.
 
         Raises:
-            ResumeError: There is none, or the data behind the plan have changed.
-            CheckpointError: The one asked for is broken.
+            CheckpointError: It belongs to another model.
         """
-        folder, state = find_checkpoint(self.run, self.world, step)
-        if state.plan != self.state.plan:
-            raise ResumeError(
-                f"{folder}: the plan behind this run was {state.plan} and is {self.state.plan} "
-                f"now: the prepared data, their lengths or the mixture changed; restore them, or "
-                f"start over with --restart"
-            )
         # Freezing comes before optimiser state, which frozen parameters do not have.
         apply_freezing(self.model, frozen_parts(state.step, self.recipe.training))
         self.world.together(
             lambda: load_checkpoint(folder, self.world, self.updater), at=str(folder)
         )
+        state = replace(state, position=self.planned.position, plan=self.state.plan)
         self.state, self.checkpointer.written = state, state.step
         self.world.lead(lambda: self._rewind(folder, state.step), at=str(folder))
         logger.info("resuming at step %d from %s", state.step, folder)
@@ -306,6 +306,11 @@ class Trainer:
         state = self.state
         state.chain = facts.chain(state.chain)
         state.step += 1
+        if batch.position.segment != state.position.segment:
+            number = batch.position.segment
+            self._write(lambda: self.planned.enter(self.run, number))
+            state.plan = self.planned.records[number].digest
+            logger.info("segment %d begins with step %d", number, state.step)
         state.position = batch.position
         state.samples += line["samples"]
         # Before the log's line and the checkpoint, so that a replay knows of it.

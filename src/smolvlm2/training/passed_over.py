@@ -8,7 +8,8 @@ later resume leaves out the same.
 import re
 
 from smolvlm2.errors import ConfigError, ResumeError
-from smolvlm2.plan.plan import Plan, Position
+from smolvlm2.plan.plan import Position
+from smolvlm2.plan.run_plan import RunPlan
 from smolvlm2.training.run_folder import RunFolder
 
 Range = tuple[int, int]
@@ -62,10 +63,9 @@ def record_range(run: RunFolder, wanted: Range, *, step: int) -> None:
     run.passed_over.append({"step": first, "end": end})
 
 
-def pass_over(plan: Plan, ranges: list[Range], step: int, position: Position) -> Position:
+def pass_over(plan: RunPlan, ranges: list[Range], step: int, position: Position) -> Position:
     """Where the data of ``step`` begin, given where they would without ranges."""
     for first, end in ranges:
         if first == step:
-            for _ in range(end - first):
-                _, position = plan.step(position)
+            position = plan.pass_over(position, end - first)
     return position

@@ -2,17 +2,17 @@
 
 import numpy as np
 
-from smolvlm2.plan.ahead import PlanAhead
 from smolvlm2.plan.packs import Pack
-from smolvlm2.plan.plan import Plan, Position
+from smolvlm2.plan.plan import Position
 from smolvlm2.plan.ranks import packs_of_ranks
+from smolvlm2.plan.run_plan import RunPlan
 
 
 class RankShare:
     """A plan as one rank sees it; a loader reads it like the plan itself.
 
     Every rank has equally many packs a step. Where the packs run out it has a blank one: all ranks
-    issue the same collectives, whatever their packs hold. Windows are packed ahead by a thread.
+    issue the same collectives, whatever their packs hold.
 
     Args:
         plan: Of all ranks.
@@ -20,9 +20,8 @@ class RankShare:
         ranks: All.
     """
 
-    def __init__(self, plan: Plan, *, rank: int, ranks: int) -> None:
+    def __init__(self, plan: RunPlan, *, rank: int, ranks: int) -> None:
         self.plan = plan
-        self._ahead = PlanAhead(plan)
         self._rank, self._ranks = rank, ranks
         self._dealt: dict[Position, list[int | None]] = {}
 
@@ -33,7 +32,7 @@ class RankShare:
 
     def step(self, position: Position) -> tuple[list[Pack], Position]:
         """This rank's packs of the step that begins at ``position``, and where the next begins."""
-        packs, following = self._ahead.step(position)
+        packs, following = self.plan.step(position)
         numbers = self._dealt[position] = self._deal(packs)
         return [_blank(packs[0]) if n is None else packs[n] for n in numbers], following
 
@@ -54,7 +53,7 @@ class RankShare:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._ahead.close()
+        self.plan.close()
 
 
 def _blank(pack: Pack) -> Pack:

@@ -140,6 +140,29 @@ class CheckpointSettings:
 
 
 @dataclass(kw_only=True)
+class SegmentSettings:
+    """What changes from a step on; what is not given stays as it was before."""
+
+    first_step: int
+    """Optimiser step at which the change begins."""
+    mixture: MixtureSettings | None = None
+    """Sources and shares; a source that both have goes on where it was left."""
+    pack: PackSettings | None = None
+    """Capacity of a pack. All packs of a run take the memory of the largest."""
+    gradient_accumulation_steps: int | None = None
+    """As under ``training``: more make a larger batch."""
+
+    def __post_init__(self) -> None:
+        if self.first_step < 1:
+            raise ConfigError(f"segments: first_step is {self.first_step}, expected at least 1")
+        steps = self.gradient_accumulation_steps
+        if steps is not None and steps < 1:
+            raise ConfigError(
+                f"segments: gradient_accumulation_steps is {steps}, expected at least 1"
+            )
+
+
+@dataclass(kw_only=True)
 class Recipe:
     """One stage of training."""
 
@@ -167,5 +190,7 @@ class Recipe:
     """How the learning rate changes."""
     parallel: ParallelSettings = field(default_factory=ParallelSettings)
     """How it is spread over processes."""
+    segments: list[SegmentSettings] = field(default_factory=list)
+    """Changes of the data at later steps, in order: a curriculum, or a batch that grows."""
     checkpoint: CheckpointSettings = field(default_factory=CheckpointSettings)
     """When the run is saved."""

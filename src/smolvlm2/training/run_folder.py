@@ -35,6 +35,18 @@ FREE_KEYS = (
 )
 """Settings that may change when a run is resumed. All but the last four leave its result as it is;
 those are the ways out that errors name."""
+PLAN_KEYS = (
+    "data.mixture",
+    "limits.",
+    "pack.",
+    "segments",
+    "image.",
+    "video.",
+    "training.per_device_train_batch_size",
+    "training.gradient_accumulation_steps",
+    "training.reference_devices",
+)
+"""Settings that decide which data make which step; ``--replan`` lets them change from there on."""
 WRITTEN = (
     "checkpoints",
     "plan",
@@ -61,6 +73,7 @@ class RunFolder:
         self.log = JsonLines(self.root / "log.jsonl")
         self.skips = JsonLines(self.root / "skips.jsonl")
         self.passed_over = JsonLines(self.root / "plan" / "passed_over.jsonl")
+        self.left_out = JsonLines(self.root / "plan" / "left_out.jsonl")
 
     def steps(self) -> list[Path]:
         """Complete step folders, oldest first."""
@@ -84,12 +97,13 @@ class RunFolder:
         os.replace(new, link)
         sync_folder(link.parent)
 
-    def check(self, recipe: Recipe, *, restart: bool) -> bool:
+    def check(self, recipe: Recipe, *, restart: bool, replan: bool = False) -> bool:
         """Look at what lies in the folder before anything is changed.
 
         Args:
             recipe: Of the run.
             restart: Whether an earlier run would be thrown away.
+            replan: Whether what decides the data may differ.
 
         Returns:
             Whether an earlier run with checkpoints goes on.
@@ -117,7 +131,7 @@ class RunFolder:
                     f"another --output-dir, or start over with --restart"
                 )
             return False
-        self._compare(recipe)
+        self._compare(recipe, FREE_KEYS + PLAN_KEYS if replan else FREE_KEYS)
         return True
 
     def begin(self, recipe: Recipe, *, resumed: bool) -> None:
@@ -162,7 +176,7 @@ class RunFolder:
         except ConfigError:
             return False
 
-    def _compare(self, recipe: Recipe) -> None:
+    def _compare(self, recipe: Recipe, free: tuple[str, ...]) -> None:
         try:
             saved = load_config(Recipe, self.root / "config.yaml")
         except ConfigError as error:
@@ -173,7 +187,7 @@ class RunFolder:
         differences = [
             f"{key}: {before} before, {after} now"
             for key, before, after in diff_configs(saved, recipe)
-            if not key.startswith(FREE_KEYS)
+            if not key.startswith(free)
         ]
         if differences:
             raise ResumeError(
@@ -222,14 +236,16 @@ class JsonLines:
 
     def cut(self, step: int) -> None:
         """Drop lines of ``step`` and later ones: a resumed run writes them again."""
-        self._replace([line for line in self if line["step"] < step])
+        self.replace([line for line in self if line["step"] < step])
 
     def mend(self) -> None:
         """Drop half a line at the end, which the next one would be joined to."""
         if self.path.is_file():
-            self._replace(list(self))
+            self.replace(list(self))
 
-    def _replace(self, lines: list[dict[str, Any]]) -> None:
+    def replace(self, lines: list[dict[str, Any]]) -> None:
+        """Write the file anew, whole or not at all."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
         temporary = self.path.with_name(self.path.name + ".partial")
         with temporary.open("w", encoding="utf-8") as file:
             file.writelines(json.dumps(line) + "\n" for line in lines)

@@ -16,19 +16,21 @@ from smolvlm2.model.config import SmolVLMConfig
 from smolvlm2.model.hub import write_json
 from smolvlm2.model.initialisation import empty_model
 from smolvlm2.model.smolvlm import SmolVLM
-from smolvlm2.plan.plan import Plan
+from smolvlm2.plan.packs import Capacity
+from smolvlm2.plan.plan import Position
 from smolvlm2.plan.ranks import check_ranks, useful_bound
 from smolvlm2.processing.processor import Processor
 from smolvlm2.processing.tokenizer import Tokenizer, extend_for_images
+from smolvlm2.training.checkpoints import find_checkpoint
 from smolvlm2.training.distributed import World, connect
 from smolvlm2.training.launch import Launch
 from smolvlm2.training.loop import Hook, Trainer
 from smolvlm2.training.memory import estimate_memory
 from smolvlm2.training.parallelize import Layout, choose_layout, device_memory, parallelize
 from smolvlm2.training.passed_over import Range, ranges_of, record_range
-from smolvlm2.training.planning import PlannedData, plan_data
 from smolvlm2.training.recipe import Recipe
 from smolvlm2.training.run_folder import RunFolder
+from smolvlm2.training.segments import PlannedRun, plan_run
 from smolvlm2.training.signals import StopRequest
 
 logger = logging.getLogger(__name__)
@@ -73,6 +75,7 @@ def build_trainer(
     checkpoint: str | Path | None = None,
     restart: bool = False,
     resume: int | None = None,
+    replan: bool = False,
     skip_steps: Range | None = None,
     device: str | None = None,
     launch: Launch | None = None,
@@ -88,6 +91,8 @@ def build_trainer(
         checkpoint: What to start from; None: the recipe's components.
         restart: Throw an earlier run in ``output`` away.
         resume: Step of the checkpoint to go on from; None: the newest whole one.
+        replan: Begin a new segment there, with this recipe's data settings and the data as they
+            are now.
         skip_steps: Steps of the run that goes on whose data are passed over.
         device: Where to train; None: CUDA where there is one, else the CPU.
         launch: How this process was started; None: alone.
@@ -112,21 +117,32 @@ def build_trainer(
     )
     run = RunFolder(output)
     resumed = world.lead(
-        lambda: _look_at(run, recipe, checkpoint, restart=restart, resume=resume, skip=skip_steps),
+        lambda: _look_at(
+            run,
+            recipe,
+            checkpoint,
+            restart=restart,
+            resume=resume,
+            replan=replan,
+            skip=skip_steps,
+        ),
         at="start",
     )
-    config, processor, data, model = world.together(
-        lambda: _parts(recipe, checkpoint, world, resumed=resumed), at="start"
+    found = find_checkpoint(run, world, resume) if resumed else None
+    position = found[1].position if found else None
+    config, processor, planned, model = world.together(
+        lambda: _parts(run, recipe, checkpoint, world, position=position, replan=replan),
+        at="start",
     )
     # Only now that nothing can be missing any more does an earlier run go.
-    world.lead(lambda: _begin(run, recipe, data, resumed=resumed), at="start")
-    layout = _choose_layout(recipe, config, data.plan, world)
+    world.lead(lambda: _begin(run, recipe, planned, resumed=resumed), at="start")
+    layout = _choose_layout(recipe, config, planned.plan.capacity, world)
     mesh = parallelize(model, world, recipe.training, recipe.parallel, layout)
     reader = PackReader(
-        tables=data.tables,
-        manifests=data.manifests,
+        tables=planned.plan.tables,
+        manifests=planned.manifests,
         processor=processor,
-        capacity=data.plan.capacity,
+        capacity=planned.plan.capacity,
         image_token_id=config.image_token_id,
         pad_token_id=config.pad_token_id,
         loss_weight=recipe.loss.weight,
@@ -137,20 +153,21 @@ def build_trainer(
         world=world,
         model=model,
         mesh=mesh,
-        plan=data.plan,
+        planned=planned,
         reader=reader,
         hook=hook,
         progress=progress,
         stop=stop or StopRequest(),
     )
-    if resumed:
-        trainer.resume(resume)
-        if skip_steps is not None:
-            step = trainer.state.step
-            world.lead(lambda: record_range(run, skip_steps, step=step), at="start")
-    if data.steps is not None:
+    if found:
+        trainer.resume(*found)
+    world.lead(lambda: _record_left_out(run, recipe, trainer.state.step), at="start")
+    if found and skip_steps is not None:
+        step = trainer.state.step
+        world.lead(lambda: record_range(run, skip_steps, step=step), at="start")
+    if planned.steps is not None:
         passed = world.lead(lambda: ranges_of(run), at="start")
-        steps = data.steps - sum(end - first for first, end in passed)
+        steps = planned.steps - sum(end - first for first, end in passed)
         if steps < recipe.training.max_steps:
             # Learning rates follow the steps that there are; the saved recipe stays as it was.
             trainer.recipe = replace(recipe, training=replace(recipe.training, max_steps=steps))
@@ -164,13 +181,16 @@ def _look_at(
     *,
     restart: bool,
     resume: int | None,
+    replan: bool,
     skip: Range | None,
 ) -> bool:
     """Whether an earlier run goes on; refuses what contradicts the folder."""
-    resumed = run.check(recipe, restart=restart)
+    resumed = run.check(recipe, restart=restart, replan=replan)
     _check_apart(run, checkpoint, restart=restart)
     if not resumed and resume is not None:
         raise ResumeError(f"{run.root}: no run to go on from step {resume}; leave out --resume")
+    if not resumed and replan:
+        raise ResumeError(f"{run.root}: no run to plan anew; leave out --replan")
     if not resumed and skip is not None:
         raise ResumeError(
             f"{run.root}: no run to go on with --skip-steps {skip[0]}:{skip[1]}; data are passed "
@@ -180,8 +200,14 @@ def _look_at(
 
 
 def _parts(
-    recipe: Recipe, checkpoint: str | Path | None, world: World, *, resumed: bool
-) -> tuple[SmolVLMConfig, Processor, PlannedData, SmolVLM]:
+    run: RunFolder,
+    recipe: Recipe,
+    checkpoint: str | Path | None,
+    world: World,
+    *,
+    position: Position | None,
+    replan: bool,
+) -> tuple[SmolVLMConfig, Processor, PlannedRun, SmolVLM]:
     """What a stage is made of, on every rank alike."""
     config = starting_config(recipe, checkpoint)
     tokenizer = starting_tokenizer(recipe, checkpoint)
@@ -191,8 +217,8 @@ def _parts(
             f"{config.text.vocab_size} rows; they do not belong together"
         )
     processor = Processor.for_model(config, tokenizer, image=recipe.image, video=recipe.video)
-    data = plan_data(recipe, processor, context=config.text.max_position_embeddings, config=config)
-    packs = data.plan.packs_per_step
+    planned = plan_run(run, recipe, processor, config, position=position, replan=replan)
+    packs = min(segment.plan.packs_per_step for segment in planned.plan.segments)
     warning = check_ranks(packs, world.size)
     if warning is not None:
         logger.warning(warning)
@@ -201,21 +227,33 @@ def _parts(
         logger.info(
             "%d packs a step on %d ranks: %.0f %% useful at most", packs, world.size, 100 * share
         )
-    if resumed:  # every weight comes from the run's own checkpoint
+    if position is not None:  # every weight comes from the run's own checkpoint
         model = empty_model(config, dtype=torch.float32, device=world.device)
     elif checkpoint is None:
         model = load_components(recipe.model, seed=recipe.training.seed)
     else:
         model = SmolVLM.from_pretrained(checkpoint, dtype=torch.float32)
-    return config, processor, data, model.to(world.device)
+    return config, processor, planned, model.to(world.device)
 
 
-def _begin(run: RunFolder, recipe: Recipe, data: PlannedData, *, resumed: bool) -> None:
+def _begin(run: RunFolder, recipe: Recipe, planned: PlannedRun, *, resumed: bool) -> None:
     run.begin(recipe, resumed=resumed)
-    write_json(data.facts, run.root / "plan" / "plan.json")
+    planned.save(run)
+    write_json(planned.facts, run.root / "plan" / "plan.json")
 
 
-def _choose_layout(recipe: Recipe, config: SmolVLMConfig, plan: Plan, world: World) -> Layout:
+def _record_left_out(run: RunFolder, recipe: Recipe, step: int) -> None:
+    """Write down which samples the user leaves out from here on, where that changes."""
+    known = [line for line in run.left_out if line["step"] < step]
+    ids = sorted(recipe.data.skip_ids)
+    run.left_out.replace(known)
+    if ids != (known[-1]["ids"] if known else []):
+        run.left_out.append({"step": step, "ids": ids})
+
+
+def _choose_layout(
+    recipe: Recipe, config: SmolVLMConfig, capacity: Capacity, world: World
+) -> Layout:
     training = recipe.training
     start = training.unfreeze_vision_after_steps
     trains = not training.freeze_vision_encoder or (
@@ -226,7 +264,7 @@ def _choose_layout(recipe: Recipe, config: SmolVLMConfig, plan: Plan, world: Wor
         ranks=world.size,
         ranks_a_machine=world.local_size,
         memory=device_memory(world.device),
-        estimate=estimate_memory(config, plan.capacity, training, vision_trains=trains),
+        estimate=estimate_memory(config, capacity, training, vision_trains=trains),
     )
     if world.size > 1:
         logger.info("%d ranks on %s, %s", world.size, world.device.type, layout)
