@@ -56,7 +56,10 @@ class Layout:
     options_lettered: bool = False
     """Whether each option begins with its letter, as in ``A. a bus``."""
     options_in_question: bool = False
-    """Whether the question's text already lists the options."""
+    """Whether the question's text lists the options, a line each; without ``options`` they are
+    read from there."""
+    options_count: int | None = None
+    """Options of every question whose text lists them in no form that can be cut."""
     answer: str = "answer"
     """Column."""
     answer_is: Literal["text", "texts", "letter", "option"] = "text"
@@ -86,8 +89,8 @@ class Prompt:
     """How one style asks. ``{question}``, ``{options}`` and ``{subtitles}`` are filled in."""
 
     text: str = "{question}"
-    """What the user says after the medium; also ``{question_as_published}`` (options included
-    where the file has them) and ``{question_capitalised}`` (``str.capitalize``)."""
+    """What the user says after the medium; also ``{question_and_options}`` (as published where the
+    file's text has both) and ``{question_capitalised}`` (``str.capitalize``)."""
     option: str = "{letter}. {text}"
     """One line of ``{options}``; options that carry their letters stay as they are."""
     wrapper: Literal["chat", "vlmevalkit_video"] = "chat"

@@ -61,8 +61,8 @@ def extract_choice(text: str, num_choices: int) -> str:
         return ""
     padded = f" {text} "
     options = letters(num_choices)
-    found = list(_written(padded, options)) or [(0, padded.rfind(x), x) for x in options]
-    found = [entry for entry in found if entry[1] >= 0]
+    found = [entry for entry in _written(padded, options) if entry[1] >= 0]
+    found = found or [(0, padded.rfind(x), x) for x in options if x in padded]
     # max keeps the first of equals, as the reference's stable sort does.
     return max(found, key=lambda entry: entry[:2])[2] if found else ""
 

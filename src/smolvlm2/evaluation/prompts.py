@@ -70,7 +70,7 @@ def question_text(
         prompt.text,
         {
             "question": question.text,
-            "question_as_published": question.as_published or question.text,
+            "question_and_options": question.as_published or "\n".join([question.text, *lines]),
             "question_capitalised": question.text.capitalize(),
             "options": "\n".join(lines),
             "subtitles": shown,

@@ -17,7 +17,7 @@ from smolvlm2.evaluation.questions import Medium, Question, check_ids, read_ques
 
 _FIELD = re.compile(r"\{(\w+)\}")
 _LETTER = re.compile(r"^\s*\(?[A-Z][.):]\s*")
-_FIRST_OPTION = re.compile(r"\s*\n\s*\(?A[.):]")
+_OPTION_LINE = re.compile(r"^\s*\(?([A-Z])[.):]\s*(.*?)\s*$", re.MULTILINE)
 
 
 def find_questions(
@@ -95,7 +95,7 @@ def _question(
     bare = tuple(_LETTER.sub("", x) for x in options) if layout.options_lettered else options
     text = published
     if layout.options_in_question:
-        text = _FIRST_OPTION.split(published, maxsplit=1)[0]
+        text, bare = _cut_options(published, bare, layout.options_count)
     references, letter, problem = _answer(layout, row, bare)
     question_id = fill(layout.question_id, row)
     media: list[Medium] = []
@@ -106,7 +106,7 @@ def _question(
     return Question(
         question_id=question_id,
         text=text,
-        as_published=published,
+        as_published=published if layout.options_in_question else "",
         media=tuple(media),
         references=references,
         choices=bare,
@@ -120,6 +120,17 @@ def _question(
         subtitles=_subtitles(layout, row, index),
         problem=problem,
     )
+
+
+def _cut_options(
+    text: str, options: tuple[str, ...], count: int | None
+) -> tuple[str, tuple[str, ...]]:
+    """Cut lines ``A. ...`` off a question; the options are those of the file, else these lines."""
+    lines = list(_OPTION_LINE.finditer(text))
+    lettered = "".join(line[1] for line in lines)
+    if len(lines) > 1 and lettered == letters(len(lines)):
+        return text[: lines[0].start()].rstrip(), options or tuple(line[2] for line in lines)
+    return text, options or (tuple(letters(count)) if count else ())
 
 
 def _answer(

@@ -52,7 +52,7 @@ class Question:
     messages: tuple[Mapping[str, Any], ...] = ()
     """Chat messages, media as bare ``{"type": ...}`` items, where the question brings its own."""
     as_published: str = ""
-    """The text as its file holds it."""
+    """Question and options as one text, where the file holds them so."""
     option_lines: tuple[str, ...] = ()
     """The options with their letters, where the file has them so."""
     subtitles: Source | None = None
