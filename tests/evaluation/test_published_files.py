@@ -201,22 +201,19 @@ def replica(request, tmp_path, write, encode_clip):
     return load_benchmark(request.param.split(" ")[0]), tmp_path / "data", count
 
 
-@pytest.mark.parametrize("style", ["native", "lmms", "vlmevalkit"])
-def test_a_replica_goes_from_raw_folder_to_result(replica, make_oracle, gold, tmp_path, style):
+def test_a_replica_goes_from_raw_folder_to_result(replica, make_oracle, gold, tmp_path):
     benchmark, root, count = replica
-    if style not in benchmark.prompts:
-        pytest.skip(f"{benchmark.name} has no prompt of this style")
-    oracle = make_oracle(benchmark, gold, style=style)
-    result = run_benchmark(oracle, benchmark, root, style=style)
-    assert (result.n, result.unanswered) == (count, [])
-    assert result.accuracy == pytest.approx(0.9 if benchmark.name == "textvqa" else 1) or (
-        benchmark.name == "textvqa" and result.accuracy == pytest.approx(0.6)
-    )
-    assert set(result.groups) == set(benchmark.layouts[0].groups)
-    write_results(tmp_path / "out.json", "somewhere", [result])
-    _, read = read_results(tmp_path / "out.json")
-    assert read == {benchmark.name: result}
-    assert f"| {benchmark.title} |" in (tmp_path / "out.md").read_text()
+    for style in benchmark.prompts:
+        oracle = make_oracle(benchmark, gold, style=style)
+        result = run_benchmark(oracle, benchmark, root, style=style)
+        assert (result.n, result.unanswered) == (count, [])
+        # Its first answer is given by two annotators of ten only.
+        assert result.accuracy == pytest.approx(0.6 if benchmark.name == "textvqa" else 1)
+        assert set(result.groups) == set(benchmark.layouts[0].groups)
+        write_results(tmp_path / "out.json", "somewhere", [result])
+        _, read = read_results(tmp_path / "out.json")
+        assert read == {benchmark.name: result}
+        assert f"| {benchmark.title} |" in (tmp_path / "out.md").read_text()
 
 
 def test_every_group_of_questions_is_decoded_once(tmp_path, write, encode_clip, make_oracle, gold):
