@@ -58,9 +58,7 @@ def prompts(config: SmolVLMConfig, rows: int) -> dict[str, torch.Tensor]:
     """A left-padded batch, one tile a row, in transformers' layout."""
     generator = torch.Generator().manual_seed(rows)
     tokens = config.tokens_per_tile
-    texts = [
-        torch.randint(100, 2000, (24 + 5 * row,), generator=generator) for row in range(rows)
-    ]
+    texts = [torch.randint(100, 2000, (24 + 5 * row,), generator=generator) for row in range(rows)]
     width = tokens + max(map(len, texts))
     ids = torch.full((rows, width), config.pad_token_id)
     mask = torch.zeros_like(ids)

@@ -97,7 +97,9 @@ def test_shuffled_answers_to_open_questions_score_almost_nothing(name):
     benchmark = load_benchmark(name)
     questions = questions_of(benchmark)
     order = np.random.default_rng(1).permutation(len(questions))
-    result = scored(benchmark, questions, lambda q: questions[order[int(q.question_id)]].references[0])
+    result = scored(
+        benchmark, questions, lambda q: questions[order[int(q.question_id)]].references[0]
+    )
     # "answer 1234" against "answer 5678" is two thirds alike, which ANLS honours.
     assert result.accuracy < (0.8 if name == "docvqa" else 0.1)
     assert result.chance is None

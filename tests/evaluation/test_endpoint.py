@@ -32,7 +32,7 @@ class Handler(BaseHTTPRequestHandler):
     def log_message(self, *_):
         pass
 
-    def do_POST(self):  # noqa: N802 - the name is the interface
+    def do_POST(self):
         server = self.server
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         with server.lock:
@@ -162,7 +162,9 @@ def test_a_clip_is_sent_as_frames_with_their_times(server, encode_clip, write, t
     write.file(tmp_path / "a.mp4", encode_clip(1, seconds=3))
     row = {
         "question_id": "1",
-        "messages": [{"role": "user", "content": [{"type": "video"}, {"type": "text", "text": "?"}]}],
+        "messages": [
+            {"role": "user", "content": [{"type": "video"}, {"type": "text", "text": "?"}]}
+        ],
         "media": ["a.mp4"],
         "answer": "0",
     }

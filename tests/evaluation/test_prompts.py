@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from smolvlm2.errors import MediaError
 from smolvlm2.evaluation.backends import NativeBackend
 from smolvlm2.evaluation.benchmark import load_benchmark
 from smolvlm2.evaluation.clips import Frames
@@ -10,7 +11,6 @@ from smolvlm2.evaluation.media_index import FrameFolder, LooseFile
 from smolvlm2.evaluation.prompts import conversation, encode_prompt
 from smolvlm2.evaluation.questions import Medium, Question
 from smolvlm2.evaluation.subtitles import parse_subtitles, shown_at
-from smolvlm2.errors import MediaError
 from smolvlm2.processing.template import VideoLayout
 from smolvlm2.processing.video import VideoSettings, read_video
 
@@ -27,7 +27,12 @@ LETTERED = question(choices=("red", "blue"), option_lines=("A. red", "B. blue"),
 @pytest.mark.parametrize(
     ("name", "style", "asked", "text"),
     [
-        ("docvqa", "lmms", question(), "Is it {real}?\nAnswer the question using a single word or phrase."),
+        (
+            "docvqa",
+            "lmms",
+            question(),
+            "Is it {real}?\nAnswer the question using a single word or phrase.",
+        ),
         ("chartqa", "lmms", question(), "Is it {real}?\nAnswer the question with a single word."),
         (
             "textvqa",
@@ -84,7 +89,9 @@ def test_the_video_string_of_vlmevalkit_is_rebuilt_to_the_letter(processor, tmp_
     )
     messages = conversation(asked, benchmark, "vlmevalkit")
     ids = encode_prompt(messages, [layout], processor.tokenizer, 4, "vlmevalkit_video")
-    frame = "<fake_token_around_image><global-img><image><image><image><image><fake_token_around_image>"
+    frame = (
+        "<fake_token_around_image><global-img><image><image><image><image><fake_token_around_image>"
+    )
     text = (
         "<|im_start|>System: pay attention to the video and answer the question "
         "<end_of_utterance>\n <|im_start|>User: Here are some frames sampled from a video:\n"
@@ -102,9 +109,7 @@ def test_native_frames_are_those_of_training(processor, encode_clip, tmp_path):
     path = tmp_path / "clip.mp4"
     path.write_bytes(encode_clip(1, seconds=6))
     medium = Medium("video", LooseFile(path))
-    backend = NativeBackend(
-        model=None, processor=processor, benchmark=load_benchmark("mvbench")
-    )
+    backend = NativeBackend(model=None, processor=processor, benchmark=load_benchmark("mvbench"))
     found = backend.decode(medium)
     expected = read_video(path, 32, processor.video)
     assert np.array_equal(found.tiles, expected.tiles)
@@ -121,7 +126,9 @@ def test_bounds_choose_the_part_and_its_times_start_at_zero(encode_clip, tmp_pat
     assert part.duration == pytest.approx(9 / 4)
     first = np.asarray(next(part.pictures()))
     assert first.mean() == pytest.approx(20 * 8, abs=4)
-    with pytest.raises(MediaError, match=r"\[9.0, 10.0\] s: no frame within bounds; the clip has 6"):
+    with pytest.raises(
+        MediaError, match=r"\[9.0, 10.0\] s: no frame within bounds; the clip has 6"
+    ):
         Frames(Medium("video", LooseFile(path), 9.0, 10.0), settings, "native")
 
 
@@ -150,7 +157,7 @@ def test_a_folder_of_frames_is_a_clip(tmp_path, write):
 
 def test_subtitles_are_read_whatever_their_line_ends_and_markup():
     data = (
-        "\ufeff1\r\n00:00:01,000 --> 00:00:02,000\r\n<font color=\"white\">One</font>\r\nmore\r\n\r\n"
+        '\ufeff1\r\n00:00:01,000 --> 00:00:02,000\r\n<font color="white">One</font>\r\nmore\r\n\r\n'
         "no block\r\n\r\n2\r\n01:00:00.5 --> 01:00:02.000\r\n{\\an8}Two\r\n\r\n3\r\n"
         "00:00:05,000 --> 00:00:06,000\r\n\r\n"
     ).encode()

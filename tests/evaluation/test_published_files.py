@@ -82,7 +82,7 @@ def video_mme(root, write, clip):
         folder / "videos_chunked_01.zip", {"data/vid0.mp4": clip(0), "data/vid1.MP4": clip(1)}
     )
     write.zip(folder / "videos_chunked_02.zip", {"data/vid2.mp4": clip(2)}, packed=True)
-    spoken = "1\n00:00:00,000 --> 00:00:01,000\n<font color=\"white\">Hello</font>\n\n"
+    spoken = '1\n00:00:00,000 --> 00:00:01,000\n<font color="white">Hello</font>\n\n'
     spoken += "2\n01:00:00,000 --> 01:00:01,000\nLater\n"
     write.zip(folder / "subtitle.zip", {"subtitle/vid0.srt": spoken.encode()})
     return 9
@@ -132,7 +132,13 @@ def mvbench(root, write, clip):
 
     def rows(video, **bounds):
         return [
-            {"video": video, "question": "Why?", "candidates": ["x", "y", "z"], "answer": a, **bounds}
+            {
+                "video": video,
+                "question": "Why?",
+                "candidates": ["x", "y", "z"],
+                "answer": a,
+                **bounds,
+            }
             for a in ("x", "z")
         ]
 
@@ -221,7 +227,11 @@ def test_every_group_of_questions_is_decoded_once(tmp_path, write, encode_clip, 
     benchmark = load_benchmark("video_mme")
     oracle = make_oracle(benchmark, gold)
     run_benchmark(oracle, benchmark, tmp_path, workers=1)
-    assert [name.rpartition("/")[2] for name in oracle.decoded] == ["vid0.mp4", "vid1.MP4", "vid2.mp4"]
+    assert [name.rpartition("/")[2] for name in oracle.decoded] == [
+        "vid0.mp4",
+        "vid1.MP4",
+        "vid2.mp4",
+    ]
 
 
 def test_subtitles_on_screen_are_quoted(tmp_path, write, encode_clip, make_oracle, gold):
@@ -322,7 +332,9 @@ def test_malformed_question_files_are_refused(tmp_path, write):
     with pytest.raises(DataError, match="no column 'image', found question"):
         find_questions(benchmark, tmp_path)
     write.parquet(path, [{"question": "?", "image": b"", "type": "x"}])
-    with pytest.raises(DataError, match=r"row 0 does not fit chartqa's layout \(KeyError\('answer'"):
+    with pytest.raises(
+        DataError, match=r"row 0 does not fit chartqa's layout \(KeyError\('answer'"
+    ):
         find_questions(benchmark, tmp_path)
     mvbench_ = load_benchmark("mvbench")
     write.file(tmp_path / "json/action_count.json", b"[")

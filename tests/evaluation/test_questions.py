@@ -9,7 +9,16 @@ from smolvlm2.evaluation.benchmark import benchmark_names, download_plan, load_b
 from smolvlm2.evaluation.prompts import conversation
 from smolvlm2.evaluation.questions import read_questions
 
-PUBLISHED = ("chartqa", "docvqa", "mlvu", "mmstar", "mvbench", "tempcompass", "textvqa", "video_mme")
+PUBLISHED = (
+    "chartqa",
+    "docvqa",
+    "mlvu",
+    "mmstar",
+    "mvbench",
+    "tempcompass",
+    "textvqa",
+    "video_mme",
+)
 
 
 def test_media_stand_beside_the_file(data_root, benchmark_):

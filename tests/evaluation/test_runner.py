@@ -120,9 +120,7 @@ def test_shared_pictures_give_the_answers_of_generate(model, processor, benchmar
     assert np.array_equal(batch[0].prompt, inputs["input_ids"][0].numpy())
 
 
-def test_blank_pictures_keep_their_prompts_and_lose_their_content(
-    make_oracle, benchmark_, ask
-):
+def test_blank_pictures_keep_their_prompts_and_lose_their_content(make_oracle, benchmark_, ask):
     seeing = make_oracle(benchmark_, lambda _: "0")
     blind = make_oracle(benchmark_, lambda _: "0", blank_images=True)
     ask(seeing)
@@ -133,9 +131,7 @@ def test_blank_pictures_keep_their_prompts_and_lose_their_content(
     assert result.blank_images
 
 
-def test_a_stopped_run_continues_and_leaves_the_same_file(
-    ask, make_oracle, benchmark_, tmp_path
-):
+def test_a_stopped_run_continues_and_leaves_the_same_file(ask, make_oracle, benchmark_, tmp_path):
     whole, log = tmp_path / "whole.jsonl", tmp_path / "answers" / "shade.jsonl"
 
     def say(question):
@@ -356,9 +352,7 @@ def test_two_ranks_are_one_rank(launch, tmp_path):
     assert not list(tmp_path.glob("two.rank*"))
 
 
-def test_answers_of_ranks_are_taken_up_by_any_number(
-    ask, make_oracle, benchmark_, tmp_path
-):
+def test_answers_of_ranks_are_taken_up_by_any_number(ask, make_oracle, benchmark_, tmp_path):
     log, whole = tmp_path / "shade.jsonl", tmp_path / "whole.jsonl"
     ask(answers_path=whole)
     header = json.loads(whole.read_text().splitlines()[0])

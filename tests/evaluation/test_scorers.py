@@ -22,7 +22,9 @@ VECTORS = json.loads((Path(__file__).parent / "data" / "metric_vectors.json").re
 
 
 def rows(name: str) -> list:
-    return [pytest.param(row, id=f"{i}-{row.get('prediction')}") for i, row in enumerate(VECTORS[name])]
+    return [
+        pytest.param(row, id=f"{i}-{row.get('prediction')}") for i, row in enumerate(VECTORS[name])
+    ]
 
 
 def ask(letter: str, options: list[str]) -> Question:

@@ -64,9 +64,7 @@ def test_intervals_cover_the_truth_as_often_as_they_say():
     for _ in range(300):
         video = rng.beta(1.2, 2.0, 60)
         values = (rng.random((60, 3)) < video[:, None]).astype(float).ravel()
-        low, high = clustered_interval(
-            values, even(180), [""] * 180, np.repeat(np.arange(60), 3)
-        )
+        low, high = clustered_interval(values, even(180), [""] * 180, np.repeat(np.arange(60), 3))
         hits += low <= 1.2 / 3.2 <= high
     assert 0.92 <= hits / 300 <= 0.985
 

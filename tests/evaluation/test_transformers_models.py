@@ -54,7 +54,11 @@ def their_processor(processor, tmp_path, monkeypatch):
             num_frames, fps, model_input_names = 64, 1, ()
 
         check = ProcessorMixin.check_argument_for_proper_class
-        monkeypatch.setattr(AutoVideoProcessor, "from_pretrained", lambda *_, **__: StandIn(video_processor_type="none"))
+        monkeypatch.setattr(
+            AutoVideoProcessor,
+            "from_pretrained",
+            lambda *_, **__: StandIn(video_processor_type="none"),
+        )
         monkeypatch.setattr(
             ProcessorMixin,
             "check_argument_for_proper_class",

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from smolvlm2.evaluation.benchmark import Benchmark, PromptStyle
-from smolvlm2.evaluation.clips import FrameRule, Frames
+from smolvlm2.evaluation.clips import Frames, frame_rule
 from smolvlm2.evaluation.prompts import conversation, encode_prompt
 from smolvlm2.evaluation.questions import Medium, Question
 from smolvlm2.processing.images import ImageSettings, image_tiles, open_image
@@ -115,11 +115,11 @@ class NativeBackend:
         """Tiles and layout of a medium."""
         side = self.processor.tile_size
         if medium.kind == "image":
-            picture = open_image(_bytes_or_path(medium), self.processor.image)
+            picture = open_image(medium.open(), self.processor.image)
             tiles, rows, cols = image_tiles(picture, side, self.processor.image)
             layout: MediaLayout = ImageLayout(rows, cols)
         else:
-            frames = Frames(medium, self.processor.video, self.frame_rule)
+            frames = Frames(medium, self.processor.video, frame_rule(self.style))
             tiles = np.empty((len(frames), 3, side, side), dtype=np.uint8)
             whole = ImageSettings(longest_edge=side, split=False)
             for number, picture in enumerate(frames.pictures()):
@@ -128,11 +128,6 @@ class NativeBackend:
         if self.blank_images:
             tiles.fill(MID_GREY)
         return Decoded(layout, tiles)
-
-    @property
-    def frame_rule(self) -> FrameRule:
-        """Which frames this style shows."""
-        return "seconds" if self.style == "vlmevalkit" else "native"
 
     def ask(self, question: Question, media: Sequence[Decoded]) -> Asked:
         """Ids of the prompt."""
@@ -165,9 +160,7 @@ class NativeBackend:
             # picture may stop at once, and the control would measure that, not what it guesses.
             min_new_tokens=int(self.style == "native"),
         )
-        return [
-            Reply(text=self.processor.decode(ids).strip(), tokens=len(ids)) for ids in rows
-        ]
+        return [Reply(text=self.processor.decode(ids).strip(), tokens=len(ids)) for ids in rows]
 
 
 def batch_arrays(batch: Sequence[Asked], pad: int) -> dict[str, np.ndarray]:
@@ -197,10 +190,3 @@ def batch_arrays(batch: Sequence[Asked], pad: int) -> dict[str, np.ndarray]:
     if tiles:
         arrays |= {"pixel_values": np.concatenate(tiles), "tile_index": np.concatenate(index)}
     return arrays
-
-
-def _bytes_or_path(medium: Medium) -> Any:
-    source = medium.source
-    if not hasattr(source, "open"):
-        raise TypeError(f"{medium}: a folder of frames is no image")
-    return source.open()

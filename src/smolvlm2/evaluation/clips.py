@@ -7,6 +7,7 @@ import numpy as np
 from PIL import Image
 
 from smolvlm2.errors import MediaError
+from smolvlm2.evaluation.benchmark import PromptStyle
 from smolvlm2.evaluation.media_index import FrameFolder
 from smolvlm2.evaluation.questions import Medium
 from smolvlm2.processing.image_reading import open_image
@@ -17,6 +18,11 @@ from smolvlm2.processing.video_index import index_video
 FrameRule = Literal["native", "seconds"]
 """``native``: as in training, true times. ``seconds``: the frame at each whole second, thinned out
 evenly to the limit, called by that second, as VLMEvalKit's 1 fps data sets have it."""
+
+
+def frame_rule(style: PromptStyle) -> FrameRule:
+    """Which frames a prompt style shows."""
+    return "seconds" if style == "vlmevalkit" else "native"
 
 
 class Frames:
@@ -39,7 +45,7 @@ class Frames:
             count, fps = len(medium.source.frames), medium.source.rate
             self._index = None
         else:
-            self._file = medium.source.open()
+            self._file = medium.open()
             self._index = index_video(self._file)
             count, fps = self._index.info.num_frames, self._index.info.fps
         first, last = _bounds(medium, count, fps)

@@ -16,6 +16,7 @@ from PIL import Image
 
 from smolvlm2.evaluation.backends import Asked, Reply
 from smolvlm2.evaluation.benchmark import Benchmark, PromptStyle
+from smolvlm2.evaluation.clips import frame_rule
 from smolvlm2.evaluation.pictures import Pictures, decode_pictures, picture_messages
 from smolvlm2.evaluation.prompts import conversation
 from smolvlm2.evaluation.questions import Medium, Question
@@ -60,8 +61,9 @@ class EndpointBackend:
 
     def decode(self, medium: Medium) -> tuple[Pictures, dict[int, str]]:
         """Pictures, each as the text of a data address: made once for all questions."""
-        rule = "seconds" if self.style == "vlmevalkit" else "native"
-        pictures = decode_pictures(medium, self.video, rule, blank=self.blank_images)
+        pictures = decode_pictures(
+            medium, self.video, frame_rule(self.style), blank=self.blank_images
+        )
         lossless = medium.kind == "image"
         return pictures, {id(i): _data_address(i, lossless) for i in pictures.images}
 
@@ -77,9 +79,7 @@ class EndpointBackend:
         )
         count = sum(len(found.images) for found in pictures)
         text = sum(len(str(item.get("text", ""))) for m in messages for item in m["content"])
-        return Asked(
-            question=question, prompt=messages, media=tuple(pictures), shape=(count, text)
-        )
+        return Asked(question=question, prompt=messages, media=tuple(pictures), shape=(count, text))
 
     def answer(self, batch: Sequence[Asked]) -> list[Reply]:
         """Greedy answers; a request that fails for good is a problem of its question alone."""

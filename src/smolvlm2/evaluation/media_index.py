@@ -54,7 +54,9 @@ class ZipMember:
             with zipfile.ZipFile(self.archive) as archive:
                 return archive.read(self.name)
         except (zipfile.BadZipFile, zlib.error, OSError, EOFError, NotImplementedError) as error:
-            raise MediaError(f"{self}: cannot be read ({error}); fetch the archive again") from error
+            raise MediaError(
+                f"{self}: cannot be read ({error}); fetch the archive again"
+            ) from error
 
     def __str__(self) -> str:
         return f"{self.archive}:{self.name}"

@@ -37,7 +37,7 @@ def decode_pictures(
         MediaError: It cannot be read.
     """
     if medium.kind == "image":
-        found = Pictures((open_image(medium.source.open()),))
+        found = Pictures((open_image(medium.open()),))
     else:
         frames = Frames(medium, settings, rule)
         images = []

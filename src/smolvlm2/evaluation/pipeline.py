@@ -83,9 +83,7 @@ def _prepared(
                 future.cancel()
 
 
-def _prepare(
-    backend: Backend, questions: Sequence[Question]
-) -> tuple[list[Asked], list[Answer]]:
+def _prepare(backend: Backend, questions: Sequence[Question]) -> tuple[list[Asked], list[Answer]]:
     askable = [question for question in questions if not question.problem]
     failed = [_failure(q, q.problem) for q in questions if q.problem]
     if not askable:
@@ -106,9 +104,7 @@ def _prepare(
 
 def _full(waiting: Sequence[Asked], pace: Pace) -> bool:
     tiles = sum(asked.shape[0] for asked in waiting)
-    return (
-        len(waiting) >= pace.window * pace.batch_size or tiles >= pace.window * pace.batch_tiles
-    )
+    return len(waiting) >= pace.window * pace.batch_size or tiles >= pace.window * pace.batch_tiles
 
 
 def _take(waiting: list[Asked], pace: Pace) -> list[Asked]:

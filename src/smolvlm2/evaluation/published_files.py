@@ -12,7 +12,15 @@ import pyarrow.parquet as pq
 from smolvlm2.errors import DataError, DataNotFoundError
 from smolvlm2.evaluation.benchmark import Benchmark, Layout, VideoFolders
 from smolvlm2.evaluation.choice_letters import letters
-from smolvlm2.evaluation.media_index import VIDEO_SUFFIXES, Absent, MediaIndex, Source, TableCell
+from smolvlm2.evaluation.media_index import (
+    VIDEO_SUFFIXES,
+    Absent,
+    LooseFile,
+    MediaIndex,
+    Source,
+    TableCell,
+    ZipMember,
+)
 from smolvlm2.evaluation.questions import Medium, Question, check_ids, read_questions
 
 _FIELD = re.compile(r"\{(\w+)\}")
@@ -182,11 +190,13 @@ def _video(layout: Layout, row: Mapping[str, Any], index: MediaIndex) -> Medium:
     return Medium("video", source, *bounds)
 
 
-def _subtitles(layout: Layout, row: Mapping[str, Any], index: MediaIndex | None) -> Source | None:
+def _subtitles(
+    layout: Layout, row: Mapping[str, Any], index: MediaIndex | None
+) -> LooseFile | ZipMember | None:
     if layout.subtitles is None or index is None:
         return None
     found = index.find([fill(layout.subtitles, row)])
-    return None if isinstance(found, Absent) else found
+    return found if isinstance(found, LooseFile | ZipMember) else None
 
 
 def fill(template: str, values: Mapping[str, Any]) -> str:

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from smolvlm2.errors import DataError, DataNotFoundError
-from smolvlm2.evaluation.media_index import LooseFile, Source
+from smolvlm2.errors import DataError, DataNotFoundError, MediaError
+from smolvlm2.evaluation.media_index import FrameFolder, LooseFile, Source, ZipMember
 
 _REQUIRED = ("question_id", "messages", "answer")
 
@@ -23,6 +23,18 @@ class Medium:
     """First second of the part that is shown; None: from the start."""
     end: float | None = None
     """Last second; None: to the end."""
+
+    def open(self) -> bytes | Path:
+        """Bytes or path of its file.
+
+        Raises:
+            MediaError: It cannot be read, or is a folder of frames where a file is wanted.
+        """
+        if isinstance(self.source, FrameFolder):
+            raise MediaError(
+                f"{self}: a folder of frames where a file is wanted", reason="unsupported_media"
+            )
+        return self.source.open()
 
     def __str__(self) -> str:
         bounds = "" if self.start is None and self.end is None else f" [{self.start}, {self.end}] s"
@@ -55,7 +67,7 @@ class Question:
     """Question and options as one text, where the file holds them so."""
     option_lines: tuple[str, ...] = ()
     """The options with their letters, where the file has them so."""
-    subtitles: Source | None = None
+    subtitles: LooseFile | ZipMember | None = None
     """Subtitle file of the video."""
     problem: str | None = None
     """Why it cannot be asked; it counts as wrong then."""

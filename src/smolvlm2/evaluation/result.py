@@ -73,7 +73,10 @@ def result_from_json(value: Mapping[str, Any]) -> BenchmarkResult:
     """The inverse of ``BenchmarkResult.to_json``."""
     plain = dict(value)
     plain["groups"] = {
-        name: {key: GroupScore(**entry | {"interval": tuple(entry["interval"])}) for key, entry in scores.items()}
+        name: {
+            key: GroupScore(**entry | {"interval": tuple(entry["interval"])})
+            for key, entry in scores.items()
+        }
         for name, scores in plain["groups"].items()
     }
     plain["interval"] = tuple(plain["interval"])

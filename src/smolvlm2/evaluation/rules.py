@@ -45,9 +45,7 @@ def _vlmevalkit_mvbench(prediction: str, question: Question) -> float:
 RULES: Mapping[str, Rule] = {
     "exact_match": lambda prediction, question: exact_match(prediction, question.references),
     "anls/lmms-eval": lambda prediction, question: anls(prediction, question.references),
-    "anls/strict": lambda prediction, question: anls(
-        prediction, question.references, strict=True
-    ),
+    "anls/strict": lambda prediction, question: anls(prediction, question.references, strict=True),
     "vqa_accuracy/lmms-eval": lambda prediction, question: vqa_accuracy(
         prediction, question.references
     ),

@@ -7,6 +7,7 @@ from typing import Any
 from smolvlm2.errors import CheckpointError, MissingDependencyError
 from smolvlm2.evaluation.backends import Asked, Reply
 from smolvlm2.evaluation.benchmark import Benchmark, PromptStyle
+from smolvlm2.evaluation.clips import frame_rule
 from smolvlm2.evaluation.pictures import Pictures, decode_pictures, picture_messages
 from smolvlm2.evaluation.prompts import conversation
 from smolvlm2.evaluation.questions import Medium, Question
@@ -93,8 +94,7 @@ class TransformersBackend:
 
     def decode(self, medium: Medium) -> Pictures:
         """Pictures of a medium."""
-        rule = "seconds" if self.style == "vlmevalkit" else "native"
-        return decode_pictures(medium, self.video, rule, blank=self.blank_images)
+        return decode_pictures(medium, self.video, frame_rule(self.style), blank=self.blank_images)
 
     def ask(self, question: Question, media: Sequence[Pictures]) -> Asked:
         """Messages with PIL images in them."""

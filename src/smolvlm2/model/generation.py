@@ -5,7 +5,7 @@ G query heads of a key head, S positions held for a row, V vocabulary, T tiles.
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -68,9 +68,10 @@ def generate(
             f"0 < top_p <= 1"
         )
     stops = set(stop_token_ids if stop_token_ids is not None else [model.config.eos_token_id])
-    tensors = (input_ids, attention_mask, pixel_values, tile_index)
-    input_ids, attention_mask, pixel_values, tile_index = (
-        None if value is None else torch.as_tensor(value, device=model.device) for value in tensors
+    input_ids = torch.as_tensor(input_ids, device=model.device)
+    attention_mask, pixel_values, tile_index = (
+        None if value is None else torch.as_tensor(value, device=model.device)
+        for value in (attention_mask, pixel_values, tile_index)
     )
     packed = PackedBatch.from_padded(input_ids, attention_mask)
     context = model.config.text.max_position_embeddings
@@ -156,10 +157,8 @@ def _new_cache(model: "SmolVLM", packed: PackedBatch, room: int) -> KeyValueCach
     )
 
 
-def _prefill(
-    model: "SmolVLM", packed: PackedBatch, x_LD: Tensor, cache: KeyValueCache
-) -> Tensor:
-    """Run the prompts, keep their keys and values; hidden states of their last tokens ``(B, D)``."""
+def _prefill(model: "SmolVLM", packed: PackedBatch, x_LD: Tensor, cache: KeyValueCache) -> Tensor:
+    """Keep the prompts' keys and values; hidden states of their last tokens, ``(B, D)``."""
     attention = DocumentAttention(
         packed.cu_seqlens,
         max_length=packed.max_length,
@@ -180,8 +179,9 @@ class _FusedDecoder:
     def __init__(self, model: "SmolVLM", cache: KeyValueCache) -> None:
         self.decoder, self.cache = model.text_decoder, cache
         self.config = model.config.text
-        self.layers = []
-        for layer in self.decoder.layers:
+        self.layers: list[tuple[Tensor, ...]] = []
+        layers: list[Any] = list(self.decoder.layers)
+        for layer in layers:
             attention, mlp = layer.self_attn, layer.mlp
             qkv = (attention.q_proj, attention.k_proj, attention.v_proj)
             self.layers.append(
