@@ -201,14 +201,13 @@ class _FusedDecoder:
     @classmethod
     def of(cls, model: "SmolVLM", cache: KeyValueCache) -> "_FusedDecoder | _ModuleDecoder":
         """The fast way where every layer is a plain one; adapters and shards go by modules."""
-        linear = [m for m in model.text_decoder.modules() if hasattr(m, "weight")]
-        plain = (nn.Linear, nn.RMSNorm, nn.Embedding)
-        if all(
-            type(m) in plain and type(m.weight) is nn.Parameter and type(m.weight.data) is Tensor
-            for m in linear
-        ):
-            return cls(model, cache)
-        return _ModuleDecoder(model, cache)
+        linear = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+        plain = all(
+            type(module) is nn.Linear and type(module.weight.data) is Tensor
+            for name, module in model.text_decoder.layers.named_modules()
+            if name.rpartition(".")[2] in linear
+        )
+        return cls(model, cache) if plain else _ModuleDecoder(model, cache)
 
     def __call__(self, tokens_B: Tensor) -> Tensor:
         """Hidden states ``(B, D)`` of new tokens, which take their places in the cache."""
