@@ -4,6 +4,7 @@ import importlib.util
 
 import pytest
 
+from smolvlm2.evaluation.answers import read_answers
 from smolvlm2.evaluation.benchmark import load_benchmark
 from smolvlm2.evaluation.runner import evaluate
 
@@ -36,23 +37,34 @@ def text(doc):
 @pytest.mark.skipif(not installed, reason="needs lmms-eval: pip install smolvlm2[lmms]")
 @pytest.mark.filterwarnings("ignore")
 def test_our_score_equals_lmms_eval_s(model, processor, write, tmp_path):
+    import datasets
     from lmms_eval.evaluator import simple_evaluate
     from lmms_eval.tasks import TaskManager
 
     from smolvlm2.evaluation.lmms_plugin import LmmsModel
 
-    rows = [
-        {
-            "questionId": str(i),
-            "question": f"What is in box {i}?",
-            "image": {"bytes": write.picture(i), "path": None},
-            "docId": i,
-            "answers": ["Frame", "How bright", "the letter"],
-        }
-        for i in range(12)
-    ]
-    file = tmp_path / "validation-0.parquet"
-    write.parquet(file, rows)
+    def write_rows(answers: list[str]) -> None:
+        rows = [
+            {
+                "questionId": str(i),
+                "question": f"What is in box {i}?",
+                "image": {"bytes": write.picture(i), "path": None},
+                "docId": i,
+                "answers": [answer, "something else"],
+            }
+            for i, answer in enumerate(answers)
+        ]
+        # As on the hub: the file itself says that the column holds pictures.
+        table = datasets.Dataset.from_list(rows).cast_column("image", datasets.Image())
+        table.to_parquet(file)
+
+    file, log = tmp_path / "validation-0.parquet", tmp_path / "log.jsonl"
+    benchmark = load_benchmark("docvqa")
+    write_rows(["?"] * 12)
+    evaluate(model, processor, benchmark, tmp_path, style="lmms", answers_path=log)
+    said = [answer.prediction for answer in read_answers(log)[1].values()]
+    # References right, almost right, half right and wrong.
+    write_rows([(x, x[1:], x[len(x) // 2 :], "no")[i % 4] or "-" for i, x in enumerate(said)])
     (tmp_path / "tasks").mkdir()
     (tmp_path / "tasks/docvqa_small.yaml").write_text(TASK.format(file=file))
     (tmp_path / "tasks/docvqa_functions.py").write_text(FUNCTIONS)
@@ -62,8 +74,9 @@ def test_our_score_equals_lmms_eval_s(model, processor, write, tmp_path):
         task_manager=TaskManager(include_path=str(tmp_path / "tasks"), include_defaults=False),
         batch_size=4,
     )
-    ours = evaluate(model, processor, load_benchmark("docvqa"), tmp_path, style="lmms")
+    ours = evaluate(model, processor, benchmark, tmp_path, style="lmms")
     assert ours.n == 12
+    assert 0.2 < ours.accuracy < 0.9
     assert ours.accuracy == pytest.approx(theirs["results"]["docvqa_small"]["anls,none"])
 
 
