@@ -9,8 +9,10 @@ import os
 import sys
 
 import numpy as np
+import pytest
 import torch
 
+from smolvlm2.errors import ConfigError
 from smolvlm2.loading.loader import StepBatch
 from smolvlm2.loading.micro_batch import PackBuffers, PackSample, PackShape, assemble
 from smolvlm2.model.config import SmolVLMConfig, TextConfig, VisionConfig
@@ -23,7 +25,7 @@ from smolvlm2.training.freezing import apply_freezing
 from smolvlm2.training.launch import ParallelSettings, read_launch
 from smolvlm2.training.memory import MemoryEstimate
 from smolvlm2.training.optimizer import OptimizerSettings
-from smolvlm2.training.parallelize import choose_layout, parallelize
+from smolvlm2.training.parallelize import choose_layout, gather_weights, parallelize
 from smolvlm2.training.recipe import TrainingSettings
 from smolvlm2.training.update import INPUTS, Updater
 
@@ -123,6 +125,11 @@ def check(updater, packs, reference, assignment, rounds, rank, frozen):
     updater.discard()
 
 
+def fail_on_the_last(world):
+    if world.rank == world.size - 1:
+        raise ConfigError(f"rank {world.rank}")
+
+
 def main(name: str) -> None:
     torch.set_num_threads(1)
     launch = read_launch(os.environ)
@@ -160,6 +167,13 @@ def main(name: str) -> None:
             rounds = 2 if steps % 5 == 0 else 1
             check(updater, packs, reference, assignment, rounds, world.rank, frozen)
             steps += 1
+    weights = gather_weights(updater.model, world)
+    assert (weights is not None) is world.leads
+    for key, value in whole.named_parameters():
+        assert weights is None or torch.equal(weights[key], value), key
+    assert world.alone(lambda: "alone", at="end") == ("alone" if world.leads else None)
+    with pytest.raises(ConfigError, match=f"rank {world.size - 1}"):
+        world.together(lambda: fail_on_the_last(world), at="end")
     print(f"{layout}: {steps} steps")
     world.close()
 
