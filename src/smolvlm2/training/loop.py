@@ -19,6 +19,7 @@ from smolvlm2.loading.loader import Loader, StepBatch
 from smolvlm2.loading.reader import PackReader, Skip
 from smolvlm2.model.hf_format import save_model
 from smolvlm2.model.smolvlm import SmolVLM
+from smolvlm2.plan.plan import Position
 from smolvlm2.plan.run_plan import RunPlan
 from smolvlm2.training.checkpoints import (
     Checkpointer,
