@@ -56,6 +56,10 @@ class ResumeError(SmolVLMError, ValueError):
     """A run cannot be resumed as asked: the recipe, data or layout differs from the saved one."""
 
 
+class AuditError(SmolVLMError, ValueError):
+    """A run cannot be compared with its plan: files are missing, or its data are others now."""
+
+
 class TrainingError(SmolVLMError, RuntimeError):
     """Training stopped on purpose: non-finite loss, too many skipped samples."""
 

@@ -1,72 +1,143 @@
-"""``smolvlm2 evaluate``: what it prints, writes, and refuses before loading a checkpoint."""
+"""``smolvlm2 evaluate`` and ``compare``: what they print, write, and refuse before loading."""
 
 import json
+from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from smolvlm2.cli import evaluate as command
-from smolvlm2.errors import ConfigError, DataNotFoundError
-from smolvlm2.evaluation.runner import BenchmarkResult
+from smolvlm2.cli.main import app
+from smolvlm2.errors import ConfigError, DataError, DataNotFoundError
+from smolvlm2.evaluation.result_files import read_results
+
+Options = command.EvaluationOptions
 
 
 @pytest.fixture
 def mine(tmp_path):
     """A benchmark of two text questions, in a folder of its own."""
     rows = [
-        {"question_id": i, "messages": [{"role": "user", "content": "?"}], "answer": answer}
-        for i, answer in enumerate(("yes", "no"))
+        {
+            "question_id": i,
+            "messages": [{"role": "user", "content": "?"}],
+            "answer": answer,
+            "question_type": answer,
+        }
+        for i, answer in enumerate(("", "no"))
     ]
     (tmp_path / "q.jsonl").write_text("\n".join(map(json.dumps, rows)))
     path = tmp_path / "mine.yaml"
-    path.write_text("{name: mine, file: q.jsonl, modality: text, chance: 0.5}")
+    path.write_text("{name: mine, title: Mine, file: q.jsonl, modality: text, chance: 0.5}")
     return path
 
 
-@pytest.fixture
-def _checkpoint(monkeypatch):
-    class Yes:
-        def generate(self, input_ids, **_):
-            return [[1] for _ in input_ids]
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """A tiny model, saved."""
+    from smolvlm2.model.config import SmolVLMConfig, TextConfig, VisionConfig
+    from smolvlm2.model.smolvlm import SmolVLM
+    from smolvlm2.processing.processor import Processor
+    from smolvlm2.processing.tokenizer import extend_for_images
+    from smolvlm2.processing.tokenizer_training import train_base_tokenizer
 
-        def __call__(self, conversations, add_generation_prompt):
-            return {"input_ids": conversations}
+    folder = tmp_path_factory.mktemp("model")
+    train_base_tokenizer(["User: Assistant: yes no"] * 4, folder / "base", vocab_size=300)
+    tokenizer = extend_for_images(folder / "base")
+    special = tokenizer.special
+    config = SmolVLMConfig(
+        vision=VisionConfig(
+            hidden_size=16,
+            intermediate_size=16,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            image_size=16,
+            patch_size=8,
+        ),
+        text=TextConfig(
+            hidden_size=16,
+            intermediate_size=16,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            head_dim=8,
+            vocab_size=tokenizer.vocab_size,
+            max_position_embeddings=128,
+        ),
+        scale_factor=2,
+        image_token_id=special.image,
+        eos_token_id=special.end_of_utterance,
+        pad_token_id=special.pad,
+        bos_token_id=special.bos,
+    )
+    SmolVLM.from_random(config, seed=0).save_pretrained(folder)
+    Processor.for_model(config, tokenizer).save_pretrained(folder)
+    return str(folder)
 
-        def decode(self, ids):
-            return "Yes."
 
-    monkeypatch.setattr(command, "load_checkpoint", lambda *_, **__: (Yes(), Yes()))
-
-
-@pytest.mark.usefixtures("_checkpoint")
-@pytest.mark.parametrize(("blank", "name"), [(False, "mine.jsonl"), (True, "mine.blank.jsonl")])
-def test_scores_are_printed_and_written(mine, tmp_path, capsys, blank, name):
+def test_scores_are_printed_and_written_with_a_table(mine, tmp_path, capsys, checkpoint):
     output = tmp_path / "out" / "scores.json"
     (result,) = command.evaluate_checkpoint(
-        "ckpt", [str(mine)], tmp_path, output=output, blank_images=blank
+        checkpoint, [str(mine)], tmp_path, output=output, options=Options(control=True)
     )
-    assert capsys.readouterr().out == f"{command.summary_line(result)}\n"
+    printed = capsys.readouterr().out
+    assert printed.startswith(f"{command.summary_line(result)}\nmine on blank pictures: 0.0%")
+    assert "| Mine | **0.0** |" in printed
+    name, read = read_results(output)
+    assert (name, read) == (checkpoint, {"mine": result})
     written = json.loads(output.read_text())
-    assert written["checkpoint"] == "ckpt"
-    assert [(r["benchmark"], r["accuracy"]) for r in written["results"]] == [("mine", 0.5)]
-    assert len((tmp_path / "out" / "scores" / name).read_text().splitlines()) == 3
+    assert written["versions"]["torch"]
+    assert written["results"][0]["controls"] == {"blank_images": 0.0}
+    run = written["results"][0]["run"]
+    assert {"weights", "tile_size", "max_frames", "longest_edge", "dtype"} <= set(run)
+    table = output.with_suffix(".md").read_text()
+    assert "## Mine by type" in table
+    assert "rule `exact_match`" in table
+    for file in ("mine.jsonl", "mine.blank.jsonl"):
+        assert len((tmp_path / "out" / "scores" / file).read_text().splitlines()) == 3
 
 
-def test_the_line_tells_interval_chance_control_and_unreadable_media():
-    result = BenchmarkResult(
-        benchmark="which_way",
-        accuracy=0.5,
-        n=100,
-        interval=(0.40383, 0.59617),
-        chance=0.125,
-        by_type={},
-        blank_images=True,
-        seconds=1.0,
-        unreadable=[{"question_id": "a", "problem": "missing"}],
+def test_earlier_answers_are_scored_again_to_the_digit(mine, tmp_path, checkpoint):
+    output = tmp_path / "scores.json"
+    (first,) = command.evaluate_checkpoint(checkpoint, [str(mine)], tmp_path, output=output)
+    options = Options(rescore=True)
+    (again,) = command.evaluate_checkpoint(
+        "gone", [str(mine)], tmp_path, output=output, options=options
     )
-    assert command.summary_line(result) == (
-        "which_way on blank pictures: 50.0% (40.4% to 59.6%) of 100 questions, chance 12.5%, "
-        "1 unreadable"
+    assert again.questions == first.questions
+    assert (again.accuracy, again.interval, again.run) == (
+        first.accuracy,
+        first.interval,
+        first.run,
     )
+
+
+def test_two_evaluations_are_compared(mine, tmp_path, checkpoint):
+    for name in ("a", "b"):
+        command.evaluate_checkpoint(
+            checkpoint, [str(mine)], tmp_path, output=tmp_path / f"{name}.json"
+        )
+    done = CliRunner().invoke(app, ["compare", str(tmp_path / "a.json"), str(tmp_path / "b.json")])
+    assert done.exit_code == 0
+    assert f"A: {checkpoint}" in done.output
+    assert "| Mine | 0.0 | 0.0 | +0.0 |" in done.output
+    (tmp_path / "c.json").write_text("{}")
+    with pytest.raises(DataError, match=r"c\.json: not a result of `smolvlm2 evaluate`"):
+        command.compare_files(tmp_path / "a.json", tmp_path / "c.json")
+    with pytest.raises(DataNotFoundError, match=r"d\.json: no such file; `smolvlm2 evaluate"):
+        command.compare_files(tmp_path / "a.json", tmp_path / "d.json")
+
+
+def test_the_command_takes_the_specification_s_form(mine, tmp_path, checkpoint):
+    arguments = ["evaluate", checkpoint, "--benchmarks", f"{mine}, ", "--data", str(tmp_path)]
+    done = CliRunner().invoke(app, [*arguments, "--limit", "1", "--backend", "transformers"])
+    assert done.exit_code == 0, done.output
+    assert "mine: 0.0%" in done.output
+
+
+def test_the_script_s_usage_names_the_benchmarks():
+    text = (Path(__file__).parents[2] / "scripts/evaluate_model.sh").read_text()
+    assert "video-mme,mlvu,mvbench,docvqa,textvqa,chartqa" in text
 
 
 def test_what_is_missing_is_told_before_the_checkpoint_is_loaded(tmp_path):
@@ -74,3 +145,13 @@ def test_what_is_missing_is_told_before_the_checkpoint_is_loaded(tmp_path):
         command.evaluate_checkpoint("nowhere", ["which_digit"], tmp_path)
     with pytest.raises(ConfigError, match="--benchmarks names none"):
         command.evaluate_checkpoint("nowhere", [], tmp_path)
+    with pytest.raises(ConfigError, match="--backend endpoint and --address belong together"):
+        command.evaluate_checkpoint(
+            "nowhere", ["mlvu"], tmp_path, options=Options(backend="endpoint")
+        )
+    with pytest.raises(ConfigError, match="--rescore needs --output"):
+        command.evaluate_checkpoint("nowhere", ["mlvu"], tmp_path, options=Options(rescore=True))
+    with pytest.raises(ConfigError, match="which_digit has no prompt of style 'lmms', only native"):
+        command.evaluate_checkpoint(
+            "nowhere", ["which_digit"], tmp_path, options=Options(style="lmms")
+        )

@@ -1,12 +1,14 @@
 """The reduce: nothing is lost without a line."""
 
+import numpy as np
 import pytest
 
+from smolvlm2.data.geometry import COLUMNS
 from smolvlm2.data.inputs import InputStamp
 from smolvlm2.data.manifest import MANIFEST_FILE
 from smolvlm2.data.media_facts import MediaFacts
-from smolvlm2.data.part_files import Account, RowPartWriter, SampleRow
-from smolvlm2.data.reduction import ReducedPart, Reduction
+from smolvlm2.data.part_files import Account, RowPartWriter, SampleRow, read_batches
+from smolvlm2.data.reduction import ReducedPart, Reduction, _GeometryWriter
 from smolvlm2.errors import DataError
 
 STAMP = InputStamp(recipe="", files=())
@@ -46,3 +48,14 @@ def test_batches_of_any_size_give_the_same_files(tmp_path, monkeypatch, tree_byt
         results.append((facts["rows_left_out"], facts["subsets"], files))
     assert results[0] == results[1] == results[2]
     assert results[0][0] == {"duplicate": 9}
+
+
+def test_the_reduce_keeps_no_batch_alive(tmp_path):
+    part = write_part(tmp_path, 8, rows_read=8)
+    columns = _GeometryWriter()
+    for batch in read_batches(part.rows):
+        columns.add(batch, np.zeros(batch.num_rows))
+    chunks = [chunk for chunks in columns._chunks.values() for chunk in chunks]
+    assert len(chunks) == len(COLUMNS)
+    # A view of a column would hold the texts of its batch: five gigabytes of them, once.
+    assert all(chunk.flags.owndata for chunk in chunks)

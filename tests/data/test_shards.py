@@ -62,6 +62,8 @@ def test_a_member_that_is_not_kept_leaves_nothing(tmp_path):
         with shards.begin("1.bin", 1000) as member:
             member.write(b"x" * 600)
         shards.add("2.bin", b"last")
+        with shards.begin("3.bin", 9000) as member:
+            member.write(b"y" * 8000)
     with ShardWriter(tmp_path / "b", "part") as others:
         others.add("0.bin", b"first")
         others.add("2.bin", b"last")

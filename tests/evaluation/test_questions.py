@@ -5,32 +5,46 @@ import json
 import pytest
 
 from smolvlm2.errors import ConfigError, DataError, DataNotFoundError
-from smolvlm2.evaluation.benchmark import benchmark_names, load_benchmark
+from smolvlm2.evaluation.benchmark import benchmark_names, download_plan, load_benchmark
+from smolvlm2.evaluation.prompts import conversation
 from smolvlm2.evaluation.questions import read_questions
-from smolvlm2.evaluation.scorers import SCORERS
+
+PUBLISHED = (
+    "chartqa",
+    "docvqa",
+    "mlvu",
+    "mmstar",
+    "mvbench",
+    "tempcompass",
+    "textvqa",
+    "video_mme",
+)
 
 
-def test_media_are_put_in_their_places(data_root):
+def test_media_stand_beside_the_file(data_root, benchmark_):
     question = read_questions(data_root / "shade.jsonl", limit=1)[0]
     assert question.text == "How bright?"
-    assert question.conversation() == [
+    assert [m.source.path for m in question.media] == [data_root / "media/0.png"]
+    assert conversation(question, benchmark_, "native") == [
         {
             "role": "user",
             "content": [
-                {"type": "image", "path": str(data_root / "media/0.png")},
+                {"type": "image"},
                 {"type": "text", "text": "How bright?"},
+                {"type": "text", "text": "\nIn short."},
             ],
         }
     ]
 
 
-def test_plain_text_and_several_references_are_understood(tmp_path):
+def test_plain_text_and_several_references_are_understood(tmp_path, benchmark_):
     path = tmp_path / "text.jsonl"
     row = {"question_id": 1, "messages": [{"role": "user", "content": "Hi?"}], "answer": ["a", "b"]}
     path.write_text(f"\n{json.dumps(row)}\n\n")
     (question,) = read_questions(path)
     assert (question.references, question.choices, question.text) == (("a", "b"), (), "Hi?")
-    assert question.conversation("Now.")[0]["content"][1:] == [{"type": "text", "text": "\nNow."}]
+    content = conversation(question, benchmark_, "native")[0]["content"]
+    assert [item["text"] for item in content] == ["Hi?", "\nIn short."]
 
 
 def test_several_media_keep_their_order(tmp_path):
@@ -38,11 +52,10 @@ def test_several_media_keep_their_order(tmp_path):
     row = {"question_id": "a", "messages": [{"role": "user", "content": content}], "answer": "x"}
     path = tmp_path / "two.jsonl"
     path.write_text(json.dumps(row | {"media": ["first.png", "second.mp4"]}))
-    items = read_questions(path)[0].conversation()[0]["content"]
-    assert [item.get("path", "").rpartition("/")[2] for item in items] == [
-        "first.png",
-        "",
-        "second.mp4",
+    media = read_questions(path)[0].media
+    assert [(m.kind, m.source.path.name) for m in media] == [
+        ("image", "first.png"),
+        ("video", "second.mp4"),
     ]
 
 
@@ -81,9 +94,26 @@ def test_a_missing_file_names_the_command_that_makes_it(tmp_path):
 
 @pytest.mark.parametrize("name", benchmark_names())
 def test_every_shipped_benchmark_loads(name):
-    benchmark = load_benchmark(name)
-    assert benchmark.name == name
-    assert benchmark.scorer in SCORERS
+    assert load_benchmark(name).name == name
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_benchmarks_say_what_to_fetch(name):
+    plan = download_plan(name)
+    assert plan.repo.count("/") == 1
+    assert plan.patterns
+
+
+def test_the_names_of_the_specification_and_of_lmms_eval_are_understood():
+    names = ("video-mme", "videomme", "MLVU", "mlvu_dev", "mvbench", "videomme_w_subtitle")
+    assert [load_benchmark(name).name for name in names] == [
+        "video_mme",
+        "video_mme",
+        "mlvu",
+        "mlvu",
+        "mvbench",
+        "video_mme_subtitles",
+    ]
 
 
 def test_one_may_bring_a_benchmark_of_ones_own(tmp_path):
@@ -92,12 +122,33 @@ def test_one_may_bring_a_benchmark_of_ones_own(tmp_path):
     assert load_benchmark(str(path)).chance == 0.5
 
 
-def test_unknown_benchmarks_and_values_are_refused(tmp_path):
+def test_unknown_benchmarks_are_refused():
     with pytest.raises(ConfigError, match="no benchmark 'wich_digit'; did you mean 'which_digit'"):
         load_benchmark("wich_digit")
-    with pytest.raises(ConfigError, match="no benchmark 'zzz'; known: how_many_changes, "):
+    with pytest.raises(ConfigError, match="no benchmark 'zzz'; known: chartqa, "):
         load_benchmark("zzz")
+    with pytest.raises(ConfigError, match="which_digit is on no hub; `smolvlm2 demo-data OUT`"):
+        download_plan("which_digit")
+    with pytest.raises(ConfigError, match="no prompt of style 'vlmevalkit', only native, lmms"):
+        load_benchmark("mmstar").prompt("vlmevalkit")
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ("file: q.jsonl, max_new_tokens: 0", r"mine\.yaml: max_new_tokens is 0, expected at least"),
+        ("max_new_tokens: 4", "expected either 'file' or 'layouts'"),
+        ("file: q.jsonl, rule: guess", "no rule 'guess'; known: exact_match, "),
+        ("file: q.jsonl, prompts: {nativ: {}}", "no prompt style 'nativ'; known: native, "),
+        ("layouts: [{files: [a]}]", r"prompts\.native is missing"),
+        (
+            "layouts: [{files: [a]}], prompts: {native: {}}, macro_over: task",
+            "macro_over 'task' is no group of every layout",
+        ),
+    ],
+)
+def test_wrong_benchmark_files_are_refused(tmp_path, fields, message):
     path = tmp_path / "mine.yaml"
-    path.write_text("{name: mine, file: q.jsonl, modality: image, max_new_tokens: 0}")
-    with pytest.raises(ConfigError, match=r"mine\.yaml: max_new_tokens is 0, expected at least 1"):
+    path.write_text(f"{{name: mine, modality: image, {fields}}}")
+    with pytest.raises(ConfigError, match=message):
         load_benchmark(str(path))

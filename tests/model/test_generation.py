@@ -78,13 +78,13 @@ def test_a_small_top_p_is_greedy(make_model, make_batch):
 
 
 def test_sampled_tokens_follow_the_probabilities():
-    from smolvlm2.model.generation import _next_tokens
+    from smolvlm2.model.generation import _sample
 
     logits = torch.tensor([0.5, 0.3, 0.2]).log().expand(4000, 3)
     draw = torch.rand(4000, generator=torch.Generator().manual_seed(0))
-    counts = _next_tokens(logits, draw, 1.0, 1.0).bincount(minlength=3) / 4000
+    counts = _sample(logits, draw, 1.0, 1.0).bincount(minlength=3) / 4000
     assert counts.tolist() == pytest.approx([0.5, 0.3, 0.2], abs=0.03)
-    counts = _next_tokens(logits, draw, 1.0, 0.7).bincount(minlength=3) / 4000
+    counts = _sample(logits, draw, 1.0, 0.7).bincount(minlength=3) / 4000
     assert counts.tolist() == pytest.approx([0.625, 0.375, 0], abs=0.03)
 
 
@@ -105,3 +105,59 @@ def test_options_out_of_range_are_rejected(make_model, make_batch):
     model = make_model()
     with pytest.raises(ValueError, match="0 < top_p <= 1"):
         model.generate(**make_batch(model.config), top_p=0)
+
+
+def test_a_picture_shown_twice_is_encoded_once_and_changes_nothing(make_model, make_batch):
+    model = make_model()
+    batch = make_batch(model.config, tiles=(2, 2, 1))
+    tiles = batch.pop("pixel_values")
+    shared = torch.cat([tiles[0, :2], tiles[2, :1]])
+    index = torch.tensor([0, 1, 0, 1, 2])
+    seen = []
+    hook = model.vision_encoder.register_forward_hook(lambda _, args, __: seen.append(len(args[0])))
+    found = model.generate(**batch, pixel_values=shared, tile_index=index, max_new_tokens=6)
+    hook.remove()
+    assert seen == [3]
+    assert found == model.generate(**batch, pixel_values=shared[index], max_new_tokens=6)
+
+
+def test_an_index_that_does_not_fit_the_prompts_is_rejected(make_model, make_batch):
+    model = make_model()
+    batch = make_batch(model.config, tiles=(2,))
+    with pytest.raises(PromptError, match="8 <image> tokens but tile_index names 1 tiles of 4"):
+        model.generate(
+            batch["input_ids"],
+            pixel_values=batch["pixel_values"][0],
+            tile_index=torch.tensor([0]),
+        )
+
+
+def test_layers_that_an_adapter_replaced_generate_the_same(make_model, make_batch):
+    class Adapter(torch.nn.Module):
+        def __init__(self, linear):
+            super().__init__()
+            self.linear = linear
+
+        def forward(self, x):
+            return self.linear(x)
+
+    model = make_model()
+    batch = make_batch(model.config)
+    options = {"max_new_tokens": 8, "stop_token_ids": []}
+    plain = model.generate(**batch, **options)
+    attention = model.text_decoder.layers[1].self_attn
+    attention.q_proj = Adapter(attention.q_proj)
+    assert model.generate(**batch, **options) == plain
+    with torch.no_grad():
+        attention.q_proj.linear.weight.mul_(-3)
+    assert model.generate(**batch, **options) != plain
+
+
+@pytest.mark.parametrize("tiles", [(2, 0, 3), (2, 2)])
+def test_rows_that_leave_do_not_change_the_others(make_model, make_batch, tiles):
+    model = make_model()
+    batch = make_batch(model.config, tiles=tiles)
+    free = model.generate(**batch, max_new_tokens=12, stop_token_ids=[])
+    stopped = model.generate(**batch, max_new_tokens=12, stop_token_ids=[free[0][2]])
+    for row, whole in zip(stopped[1:], free[1:], strict=True):
+        assert row == whole[: len(row)]

@@ -7,7 +7,13 @@ from smolvlm2.plan.samples import SourceTable
 
 
 @pytest.fixture
-def make_table():
+def make_table(make_table_once):
+    """As ``make_table_once``."""
+    return make_table_once
+
+
+@pytest.fixture(scope="session")
+def make_table_once():
     """Builder of a source of one modality: 0 text, 1 image, 2 multi-image, 3 video."""
 
     def make(name, size, modality, *, seed=0):

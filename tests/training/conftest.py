@@ -15,6 +15,8 @@ from smolvlm2.model.config import TextConfig, VisionConfig
 from smolvlm2.model.random_components import write_random_components
 from smolvlm2.processing.tokenizer import extend_for_images
 from smolvlm2.processing.tokenizer_training import train_base_tokenizer
+from smolvlm2.training.distributed import World, connect
+from smolvlm2.training.launch import Launch
 from smolvlm2.training.recipe import Recipe
 from smolvlm2.training.stage import build_trainer
 
@@ -119,6 +121,12 @@ def make_trainer(make_recipe):
     return make
 
 
+@pytest.fixture
+def world_of_one() -> World:
+    """This process as a world of one rank on the CPU."""
+    return connect(Launch(), "cpu")
+
+
 @pytest.fixture(scope="session")
 def straight(make_trainer, tmp_path_factory) -> Path:
     """A finished run of six steps that was never interrupted; not to be written to."""
@@ -147,7 +155,7 @@ def recipe_file(make_recipe, tmp_path):
 @pytest.fixture(scope="session")
 def log_lines():
     """A run's log without what depends on the clock."""
-    clock = ("seconds", "load_seconds", "tokens_per_second", "tiles_per_second")
+    clock = ("seconds", "load_seconds", "wait_seconds", "tokens_per_second", "tiles_per_second")
 
     def read(folder: Path) -> list[dict]:
         lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]

@@ -16,7 +16,8 @@ from PIL import Image
 from smolvlm2.errors import CheckpointError, ConfigError, ResumeError
 from smolvlm2.model.smolvlm import SmolVLM
 from smolvlm2.processing.processor import Processor
-from smolvlm2.training.checkpoints import load_checkpoint, newest_state, read_state
+from smolvlm2.training.checkpoints import find_checkpoint, load_checkpoint, read_state
+from smolvlm2.training.parallelize import gather_weights
 from smolvlm2.training.run_folder import RunFolder
 
 
@@ -118,11 +119,11 @@ def test_a_file_of_another_size_is_named(run_copy):
         read_state(folder)
 
 
-def test_without_a_complete_checkpoint_the_way_out_is_named(run_copy):
+def test_without_a_complete_checkpoint_the_way_out_is_named(run_copy, world_of_one):
     for folder in (run_copy / "checkpoints").glob("step-*"):
         (folder / "training_state.json").unlink()
     with pytest.raises(ResumeError, match=r"no complete checkpoint .* --restart"):
-        newest_state(RunFolder(run_copy))
+        find_checkpoint(RunFolder(run_copy), world_of_one)
 
 
 def test_a_finished_run_that_is_started_again_changes_nothing(
@@ -178,16 +179,16 @@ def test_changed_data_are_refused(make_trainer, run_copy):
 def test_a_checkpoint_of_another_model_is_refused(make_trainer, run_copy):
     trainer = make_trainer(run_copy)
     folder = run_copy / "checkpoints" / "step-00000006"
-    other = SmolVLM.from_random(trainer.model.config, seed=0)
-    other.config.text.rope_theta += 1
+    theta = trainer.model.config.text.rope_theta
+    trainer.model.config.text.rope_theta += 1
     with pytest.raises(CheckpointError, match="other shapes than the one it is started with"):
-        load_checkpoint(folder, other, trainer.optimizer)
+        load_checkpoint(folder, trainer.world, trainer.updater)
     state = folder / "training_state.json"
     content = json.loads(state.read_text())
     state.write_text(json.dumps(content | {"optimizer_parameters": ["lm_head.bias"]}))
-    other.config.text.rope_theta -= 1
+    trainer.model.config.text.rope_theta = theta
     with pytest.raises(CheckpointError, match=r"unknown parameter 'lm_head\.bias'"):
-        load_checkpoint(folder, other, trainer.optimizer)
+        load_checkpoint(folder, trainer.world, trainer.updater)
 
 
 @pytest.mark.parametrize("tied", ["true", "false"])
@@ -195,7 +196,7 @@ def test_run_and_step_folders_load_with_equal_weights(make_trainer, tmp_path, ti
     folder = tmp_path / "run"
     trainer = make_trainer(folder, f"model.tie_word_embeddings={tied}", "training.max_steps=2")
     trainer.train()
-    expected = trainer.model.state_dict()
+    expected = gather_weights(trainer.model, trainer.world)
     step = folder / "checkpoints" / "step-00000002"
     shutil.copytree(folder, tmp_path / "unfinished", symlinks=True)
     for path in (tmp_path / "unfinished").iterdir():

@@ -61,12 +61,13 @@ def test_a_frozen_part_has_no_gradients_and_can_come_back(make_trainer, tmp_path
 
 def test_frozen_weights_stay_and_keep_no_state_until_they_train(make_trainer, tmp_path):
     trainer = make_trainer(tmp_path / "run", "training.max_steps=3", "optimizer.weight_decay=0.5")
-    before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+    shards, state = trainer.updater.shards, trainer.updater.optimizer.state
+    before = {name: shard.clone() for name, shard in shards.items()}
     trainer.train()
-    for name, parameter in trainer.model.named_parameters():
+    for name, shard in shards.items():
         frozen = name.startswith("vision_encoder.")
-        assert torch.equal(parameter, before[name]) is frozen, name
-        assert bool(trainer.optimizer.state.get(parameter)) is not frozen
+        assert torch.equal(shard, before[name]) is frozen, name
+        assert bool(state.get(shard)) is not frozen
 
 
 @pytest.mark.parametrize("stop", [2, 4])
@@ -78,10 +79,9 @@ def test_unfreezing_works_when_resumed_before_and_past_its_step(
             shutil.rmtree(folder)
     trainer = make_trainer(run_copy)
     assert trainer.state.step == stop
-    state = [
-        bool(trainer.optimizer.state.get(p)) for p in trainer.model.vision_encoder.parameters()
-    ]
-    assert set(state) == {stop > 3}
+    state = trainer.updater.optimizer.state
+    encoder = [s for n, s in trainer.updater.shards.items() if n.startswith("vision_encoder.")]
+    assert {bool(state.get(shard)) for shard in encoder} == {stop > 3}
     trainer.train()
     weights = (run_copy / "model.safetensors").read_bytes()
     assert weights == (straight / "model.safetensors").read_bytes()

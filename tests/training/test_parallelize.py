@@ -1,20 +1,22 @@
 """What is applied to the model from outside changes nothing but memory and precision."""
 
-from contextlib import nullcontext
-
 import pytest
 import torch
 
+from smolvlm2.errors import ConfigError
 from smolvlm2.model.config import SmolVLMConfig, TextConfig, VisionConfig
 from smolvlm2.model.smolvlm import SmolVLM
+from smolvlm2.training.launch import ParallelSettings
+from smolvlm2.training.memory import MemoryEstimate
 from smolvlm2.training.parallelize import (
     checkpoint_activations,
-    choose_device,
-    has_bf16,
-    precision,
+    choose_layout,
+    compile_blocks,
+    precision_policy,
 )
 
 CPU = torch.device("cpu")
+GIB = 2**30
 
 
 @pytest.fixture
@@ -68,14 +70,10 @@ def test_nothing_is_recomputed_without_gradients(small_model):
         assert small_model(torch.tensor([[1, 2, 3]])).logits.shape == (1, 3, 64)
 
 
-def test_bf16_is_used_only_where_asked_for_and_possible(monkeypatch):
-    assert isinstance(precision(CPU, bf16=False), nullcontext)
-    monkeypatch.setattr("smolvlm2.training.parallelize.has_bf16", lambda device: False)
-    assert isinstance(precision(CPU, bf16=True), nullcontext)
-    monkeypatch.setattr("smolvlm2.training.parallelize.has_bf16", lambda device: True)
-    with precision(CPU, bf16=True):
-        product = torch.ones(2, 2) @ torch.ones(2, 2)
-    assert product.dtype == torch.bfloat16
+def test_a_cpu_computes_in_fp32_and_no_input_is_cast():
+    policy = precision_policy(CPU, bf16=True)
+    assert policy.param_dtype is None
+    assert not policy.cast_forward_inputs
 
 
 def test_the_bf16_loss_is_close_to_the_fp32_loss(small_model):
@@ -87,7 +85,50 @@ def test_the_bf16_loss_is_close_to_the_fp32_loss(small_model):
     assert rough == pytest.approx(exact, rel=2e-2)
 
 
-def test_devices_are_chosen_by_name_or_by_what_there_is():
-    assert choose_device("cpu") == CPU
-    assert choose_device().type in ("cpu", "cuda")
-    assert isinstance(has_bf16(CPU), bool)
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # the compiler's own
+def test_compiled_blocks_give_the_same_loss_and_gradients(small_model):
+    loss, gradients = loss_and_gradients(small_model)
+    compile_blocks(small_model)
+    again, compiled = loss_and_gradients(small_model)
+    assert again == pytest.approx(loss, rel=1e-5)
+    for before, after in zip(gradients, compiled, strict=True):
+        torch.testing.assert_close(before, after, atol=1e-6, rtol=1e-4)
+
+
+def layout(memory, *, ranks=16, states=8, activations=4, **settings):
+    return choose_layout(
+        ParallelSettings(**settings),
+        ranks=ranks,
+        ranks_a_machine=8,
+        memory=None if memory is None else memory * GIB,
+        estimate=MemoryEstimate(states=states * GIB, activations=activations * GIB),
+    )
+
+
+@pytest.mark.parametrize(
+    ("memory", "expected"),
+    [
+        (None, ("replicate", 16, 1)),
+        (14, ("replicate", 16, 1)),
+        (13, ("hybrid", 2, 8)),
+        (6, ("hybrid", 2, 8)),
+        (5, ("full", 1, 16)),
+    ],
+)
+def test_auto_takes_the_least_sharded_layout_that_fits(memory, expected):
+    found = layout(memory)
+    assert (found.sharding, found.replicas, found.shards) == expected
+
+
+def test_a_layout_that_is_asked_for_is_taken_whatever_the_memory():
+    found = layout(1, sharding="replicate")
+    assert (found.replicas, found.shards) == (16, 1)
+    found = layout(80, sharding="hybrid", shard_size=4)
+    assert (found.replicas, found.shards) == (4, 4)
+    assert str(layout(80, sharding="full")) == "full: 1 x 16 ranks (copies x shards)"
+
+
+def test_groups_that_do_not_divide_the_ranks_are_refused():
+    with pytest.raises(ConfigError, match="16 ranks do not divide into groups of 3"):
+        layout(80, sharding="hybrid", shard_size=3)

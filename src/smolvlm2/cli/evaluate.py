@@ -1,16 +1,59 @@
-"""Scores of a checkpoint: what ``smolvlm2 evaluate`` prints and writes."""
+"""Scores of a checkpoint: what ``smolvlm2 evaluate`` and ``smolvlm2 compare`` print and write."""
 
-import json
+import os
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
-from smolvlm2.cli.checkpoint import load_checkpoint
 from smolvlm2.errors import ConfigError
-from smolvlm2.evaluation.benchmark import load_benchmark
-from smolvlm2.evaluation.questions import read_questions
-from smolvlm2.evaluation.runner import BenchmarkResult, evaluate
+from smolvlm2.evaluation.answers import fingerprint
+from smolvlm2.evaluation.backends import Backend, NativeBackend
+from smolvlm2.evaluation.benchmark import Benchmark, PromptStyle, load_benchmark
+from smolvlm2.evaluation.comparison import compare_all, comparison_table
+from smolvlm2.evaluation.published_files import find_questions
+from smolvlm2.evaluation.ranks import Ranks, launched_ranks
+from smolvlm2.evaluation.result import BenchmarkResult
+from smolvlm2.evaluation.result_files import read_results, write_results
+from smolvlm2.evaluation.runner import Progress, Standing, rescore, run_benchmark
+from smolvlm2.evaluation.tables import score_table
+
+BackendName = Literal["smolvlm2", "transformers", "endpoint"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationOptions:
+    """What the command line sets."""
+
+    style: PromptStyle = "native"
+    """Whose prompts."""
+    backend: BackendName = "smolvlm2"
+    """What runs the checkpoint."""
+    address: str | None = None
+    """Of an OpenAI-compatible server, up to ``/v1``."""
+    timeout_s: float = 120.0
+    """Seconds until a request to it is given up."""
+    limit: int | None = None
+    """Only so many questions of each benchmark."""
+    batch_size: int = 16
+    """Questions answered together."""
+    workers: int = 2
+    """Threads that decode ahead."""
+    max_frames: int | None = None
+    """Frames of a clip; None: the checkpoint's."""
+    longest_edge: int | None = None
+    """Longest edge of an image, in pixels; None: the checkpoint's."""
+    blank_images: bool = False
+    """Only the control run on mid-grey pictures."""
+    control: bool = False
+    """The control run too."""
+    rescore: bool = False
+    """Score the answers of an earlier run again, without the model."""
+    device: str = "auto"
+    """A torch device, or ``auto``."""
+    dtype: str = "auto"
+    """A torch dtype's name, or ``auto``."""
 
 
 def evaluate_checkpoint(
@@ -19,82 +62,186 @@ def evaluate_checkpoint(
     data: Path,
     *,
     output: Path | None = None,
-    limit: int | None = None,
-    batch_size: int = 16,
-    blank_images: bool = False,
-    device: str = "auto",
-    dtype: str = "auto",
+    options: EvaluationOptions | None = None,
 ) -> list[BenchmarkResult]:
-    """Evaluate, print a line a benchmark, and write ``output``.
+    """Evaluate, print a line a benchmark and a table, and write ``output``.
 
     Args:
-        checkpoint: Run folder, checkpoint folder or hub id.
+        checkpoint: Run folder, checkpoint folder or hub id; a model's name at an endpoint.
         benchmarks: Names, or paths of benchmark YAMLs.
-        data: Folder of the question files.
-        output: JSON of the results; answers go to a folder of the same name, and a killed run
-            continues from there.
-        limit: Only so many questions of each.
-        batch_size: Questions answered together.
-        blank_images: The control run on mid-grey pictures.
-        device: A torch device, or ``auto``.
-        dtype: A torch dtype's name, or ``auto``.
+        data: Data root, or folder of the question files.
+        output: JSON of the results, a Markdown table beside it; answers go to a folder of the same
+            name, and a killed run continues from there.
+        options: Everything else.
 
     Raises:
-        ConfigError: No benchmark is named, or one is unknown.
+        ConfigError: No benchmark is named, one is unknown, or options contradict each other.
         DataNotFoundError: A question file is missing; told before the checkpoint is loaded.
     """
+    options = options or EvaluationOptions()
     if not benchmarks:
         raise ConfigError("--benchmarks names none; expected names with commas between")
-    chosen = [load_benchmark(name) for name in benchmarks]
-    for benchmark in chosen:
-        read_questions(data / benchmark.file, limit=1)
-    model, processor = load_checkpoint(checkpoint, device=device, dtype=dtype)
-    results = []
-    for benchmark in chosen:
-        answers = None
-        if output is not None:
-            control = ".blank" if blank_images else ""
-            answers = output.with_suffix("") / f"{benchmark.name}{control}.jsonl"
-        result = evaluate(
-            model,
-            processor,
-            benchmark,
-            data,
-            batch_size=batch_size,
-            limit=limit,
-            blank_images=blank_images,
-            answers_path=answers,
-            progress=_progress(benchmark.name) if sys.stderr.isatty() else None,
-        )
-        print(summary_line(result))
-        results.append(result)
-    if output is not None:
-        _write(output, {"checkpoint": checkpoint, "results": [asdict(r) for r in results]})
+    if (options.backend == "endpoint") != (options.address is not None):
+        raise ConfigError("--backend endpoint and --address belong together")
+    if options.rescore and output is None:
+        raise ConfigError("--rescore needs --output: the answers lie beside it")
+    chosen = {benchmark.name: benchmark for benchmark in map(load_benchmark, benchmarks)}
+    for benchmark in chosen.values():
+        benchmark.prompt(options.style)
+        find_questions(benchmark, data, limit=1)
+    blanks = [True] if options.blank_images else [False, True] if options.control else [False]
+    ranks = launched_ranks()
+    maker = None if options.rescore else _Backends(checkpoint, options)
+    results: list[BenchmarkResult] = []
+    controls: dict[str, BenchmarkResult] = {}
+    for benchmark in chosen.values():
+        for blank in blanks:
+            answers = _answers_path(output, benchmark, options.style, blank)
+            if maker is None:
+                assert answers is not None
+                result = rescore(benchmark, data, answers)
+            else:
+                result = run_benchmark(
+                    maker.make(benchmark, blank),
+                    benchmark,
+                    data,
+                    style=options.style,
+                    blank_images=blank,
+                    batch_size=options.batch_size,
+                    workers=options.workers,
+                    limit=options.limit,
+                    answers_path=answers,
+                    progress=_progress(benchmark.name, ranks),
+                    ranks=ranks,
+                )
+            if ranks.rank == 0:
+                print(summary_line(result))
+            if blank and options.control:
+                controls[benchmark.name] = result
+            else:
+                results.append(result)
+        # After each benchmark: a long list that is killed leaves what was finished.
+        if output is not None and ranks.rank == 0:
+            write_results(output, checkpoint, results, controls, chosen)
+    if ranks.rank == 0:
+        print(f"\n{score_table(results, controls, chosen)}", end="")
     return results
 
 
+def compare_files(a: Path, b: Path) -> str:
+    """Two results of ``evaluate --output``, benchmark by benchmark, as Markdown.
+
+    Raises:
+        DataNotFoundError: A file is missing.
+        DataError: They have no benchmark in common, or not the same questions.
+    """
+    name_a, first = read_results(a)
+    name_b, second = read_results(b)
+    return f"A: {name_a}\nB: {name_b}\n\n{comparison_table(compare_all(first, second))}"
+
+
 def summary_line(result: BenchmarkResult) -> str:
-    """Name, accuracy with its interval, questions, chance, and what could not be read."""
+    """Name, score with its interval, questions, chance, and what has no answer."""
     low, high = result.interval
     chance = "" if result.chance is None else f", chance {result.chance:.1%}"
     blank = " on blank pictures" if result.blank_images else ""
-    unreadable = f", {len(result.unreadable)} unreadable" if result.unreadable else ""
+    unanswered = f", {len(result.unanswered)} without answer" if result.unanswered else ""
     return (
         f"{result.benchmark}{blank}: {result.accuracy:.1%} ({low:.1%} to {high:.1%}) "
-        f"of {result.n} questions{chance}{unreadable}"
+        f"of {result.n} questions{chance}{unanswered}"
     )
 
 
-def _progress(name: str) -> Callable[[int, int], None]:
-    def show(done: int, total: int) -> None:
-        end = "\n" if done == total else ""
-        print(f"\r{name}: {done}/{total}", end=end, file=sys.stderr, flush=True)
+class _Backends:
+    """Makes a backend for each benchmark; the checkpoint is loaded once."""
+
+    def __init__(self, checkpoint: str, options: EvaluationOptions) -> None:
+        self.checkpoint, self.options = checkpoint, options
+        if options.backend == "endpoint":
+            return
+        from smolvlm2.cli.checkpoint import choose_device, load_checkpoint
+
+        device = options.device
+        if choose_device(device) == "cuda" and "LOCAL_RANK" in os.environ:
+            device = f"cuda:{os.environ['LOCAL_RANK']}"  # one a process of the launcher
+        if options.backend == "transformers":
+            from smolvlm2.evaluation.transformers_models import load_transformers
+
+            device = choose_device(device)
+            self.model, self.processor = load_transformers(
+                checkpoint, device=device, dtype=options.dtype
+            )
+        else:
+            self.model, self.processor = load_checkpoint(
+                checkpoint, device=device, dtype=options.dtype
+            )
+        self.weights = fingerprint(self.model)
+
+    def make(self, benchmark: Benchmark, blank: bool) -> Backend:
+        from smolvlm2.processing.video import VideoSettings
+
+        options = self.options
+        common: dict[str, Any] = {
+            "benchmark": benchmark,
+            "style": options.style,
+            "blank_images": blank,
+        }
+        frames = options.max_frames
+        video = VideoSettings() if frames is None else VideoSettings(max_frames=frames)
+        if options.backend == "endpoint":
+            from smolvlm2.evaluation.endpoint import EndpointBackend
+
+            return EndpointBackend(
+                address=str(options.address),
+                model=self.checkpoint,
+                video=video,
+                timeout_s=options.timeout_s,
+                **common,
+            )
+        from smolvlm2.processing.processor import Processor
+
+        if not isinstance(self.processor, Processor):
+            from smolvlm2.evaluation.transformers_models import TransformersBackend
+
+            return TransformersBackend(
+                model=self.model,
+                processor=self.processor,
+                name=self.checkpoint,
+                video=video,
+                **common,
+            )
+        if frames is not None:
+            self.processor.video.max_frames = frames
+        if options.longest_edge is not None:
+            self.processor.image.longest_edge = options.longest_edge
+        identity = {
+            "model": self.checkpoint,
+            "weights": self.weights,
+            "dtype": str(getattr(self.model, "dtype", "")).removeprefix("torch."),
+            "runs_in": options.backend,
+        }
+        return NativeBackend(
+            model=self.model, processor=self.processor, identity=identity, **common
+        )
+
+
+def _answers_path(
+    output: Path | None, benchmark: Benchmark, style: PromptStyle, blank: bool
+) -> Path | None:
+    if output is None:
+        return None
+    marks = ("" if style == "native" else f".{style}") + (".blank" if blank else "")
+    return output.with_suffix("") / f"{benchmark.name}{marks}.jsonl"
+
+
+def _progress(name: str, ranks: Ranks) -> Progress | None:
+    if ranks.rank or not sys.stderr.isatty():
+        return None
+
+    def show(now: Standing) -> None:
+        left = f"{now.seconds_left / 60:.0f} min left" if now.done < now.total else "done"
+        line = f"{name}: {now.done}/{now.total}, score {now.score:.1%}, {left}"
+        end = "\n" if now.done == now.total else ""
+        print(f"\r{line:<70}", end=end, file=sys.stderr, flush=True)
 
     return show
-
-
-def _write(path: Path, content: object) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.partial")
-    temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    temporary.replace(path)

@@ -236,39 +236,102 @@ def train_video(context: typer.Context) -> None:
 
 
 @app.command()
+def audit(
+    run: Annotated[Path, typer.Argument(help="Folder of a run, finished or not.")],
+    data: Annotated[
+        str | None, typer.Option(help="Data root; default: where the run read its data.")
+    ] = None,
+) -> None:
+    """Compare what a run really trained on with its plan; exit status 1 when they differ."""
+    from smolvlm2.cli.audit import print_audit
+
+    raise typer.Exit(print_audit(run, data))
+
+
+@app.command()
 def evaluate(
-    checkpoint: Annotated[str, typer.Argument(help="A run, a checkpoint folder or a hub id.")],
+    checkpoint: Annotated[
+        str, typer.Argument(help="A run, a checkpoint folder, a hub id; a name at an endpoint.")
+    ],
     benchmarks: Annotated[str, typer.Option(help="Names, with commas between.")],
-    data: Annotated[Path, typer.Option(help="Folder with the question files.")],
+    data: Annotated[
+        Path, typer.Option(help="Data root, or folder with the question files.", envvar="DATA_DIR")
+    ] = Path("data"),
     output: Annotated[
         Path | None,
-        typer.Option(help="JSON file of the scores; the answers are kept beside it."),
+        typer.Option(help="JSON file of the scores; a table and the answers are kept beside it."),
     ] = None,
+    prompt_style: Annotated[
+        Literal["native", "vlmevalkit", "lmms"], typer.Option(help="Whose prompts are used.")
+    ] = "native",
+    backend: Annotated[
+        Literal["smolvlm2", "transformers", "endpoint"],
+        typer.Option(help="What runs the checkpoint."),
+    ] = "smolvlm2",
+    address: Annotated[
+        str | None, typer.Option(help="Of an OpenAI-compatible server, up to /v1.")
+    ] = None,
+    timeout: Annotated[float, typer.Option(min=0.001, help="Seconds for a request to it.")] = 120.0,
     limit: Annotated[
         int | None,
         typer.Option(min=1, help="Only so many questions of each."),
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Questions answered together.")] = 16,
+    workers: Annotated[int, typer.Option(min=1, help="Threads that decode ahead.")] = 2,
+    max_frames: Annotated[
+        int | None, typer.Option(min=1, help="Frames of a clip, instead of the checkpoint's.")
+    ] = None,
+    longest_edge: Annotated[
+        int | None, typer.Option(min=1, help="Pixels of an image, instead of the checkpoint's.")
+    ] = None,
     blank_images: Annotated[
         bool, typer.Option("--blank-images", help="Grey pictures: what guessing alone scores.")
+    ] = False,
+    control: Annotated[
+        bool, typer.Option("--control", help="Ask on grey pictures too, for the table.")
+    ] = False,
+    rescore: Annotated[
+        bool, typer.Option("--rescore", help="Score earlier answers again, without the model.")
     ] = False,
     device: Device = "auto",
     dtype: Dtype = "auto",
 ) -> None:
     """Score a checkpoint on benchmarks."""
-    from smolvlm2.cli.evaluate import evaluate_checkpoint
+    from smolvlm2.cli.evaluate import EvaluationOptions, evaluate_checkpoint
 
     evaluate_checkpoint(
         checkpoint,
         [name.strip() for name in benchmarks.split(",") if name.strip()],
         data,
         output=output,
-        limit=limit,
-        batch_size=batch_size,
-        blank_images=blank_images,
-        device=device,
-        dtype=dtype,
+        options=EvaluationOptions(
+            style=prompt_style,
+            backend=backend,
+            address=address,
+            timeout_s=timeout,
+            limit=limit,
+            batch_size=batch_size,
+            workers=workers,
+            max_frames=max_frames,
+            longest_edge=longest_edge,
+            blank_images=blank_images,
+            control=control,
+            rescore=rescore,
+            device=device,
+            dtype=dtype,
+        ),
     )
+
+
+@app.command()
+def compare(
+    a: Annotated[Path, typer.Argument(help="JSON file of `smolvlm2 evaluate --output`.")],
+    b: Annotated[Path, typer.Argument(help="Another, over the same questions.")],
+) -> None:
+    """Compare two evaluations question by question, with significance."""
+    from smolvlm2.cli.evaluate import compare_files
+
+    print(compare_files(a, b), end="")
 
 
 @app.command()

@@ -24,7 +24,8 @@ from smolvlm2.data.part_files import Account, read_batches, read_keys, read_ledg
 from smolvlm2.data.uniqueness import FileKeys, SampleKeys
 from smolvlm2.errors import DataError
 
-_BATCH_ROWS = 16384
+_BATCH_ROWS = 4096
+_BATCH_BYTES = 1 << 24
 _DUPLICATES_FILE = "duplicates.partial"
 
 
@@ -187,32 +188,30 @@ class Reduction:
 
 
 class _ManifestWriter:
-    """Writes rows in batches of one size, whatever the sizes they come in."""
+    """Joins small batches and writes them; memory is that of one batch, whatever its rows hold."""
 
     def __init__(self, path: Path) -> None:
         self._sink = pa.OSFile(str(path), "wb")
         self._writer = pa.ipc.new_file(self._sink, MANIFEST_SCHEMA)
         self._waiting: list[pa.RecordBatch] = []
-        self._rows = 0
 
     def add(self, batch: pa.RecordBatch) -> None:
         self._waiting.append(batch)
-        self._rows += batch.num_rows
-        if self._rows >= _BATCH_ROWS:
-            self._write(self._rows // _BATCH_ROWS * _BATCH_ROWS)
+        rows = sum(each.num_rows for each in self._waiting)
+        if rows >= _BATCH_ROWS or sum(each.nbytes for each in self._waiting) >= _BATCH_BYTES:
+            self._flush()
 
-    def _write(self, rows: int) -> None:
+    def _flush(self) -> None:
         table = pa.Table.from_batches(self._waiting, MANIFEST_SCHEMA).combine_chunks()
-        for batch in table.slice(0, rows).to_batches(max_chunksize=_BATCH_ROWS):
+        for batch in table.to_batches():
             self._writer.write(batch)
-        self._waiting = table.slice(rows).to_batches()
-        self._rows -= rows
+        self._waiting = []
 
     def __enter__(self) -> "_ManifestWriter":
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._write(self._rows)
+        self._flush()
         self._writer.close()
         self._sink.close()
 
@@ -242,7 +241,8 @@ class _GeometryWriter:
         self.media += len(kinds)
 
     def _append(self, name: str, values: np.ndarray) -> None:
-        self._chunks[name].append(values.astype(COLUMNS[name], copy=False))
+        # Copied: a view would keep the whole batch in memory, texts and all.
+        self._chunks[name].append(values.astype(COLUMNS[name], copy=True))
 
     def save(self, folder: Path) -> int:
         """Write the columns, each freed once it is on disk; returns the number of rows."""

@@ -1,8 +1,13 @@
-"""The answer log: a JSON line an answer, appended as they come; a killed run continues from it."""
+"""The answer log: a JSON line an answer, appended as they come; a killed run continues from it.
+
+While a run goes on, every rank appends to a log of its own. At the end one file is left, in the
+order of the questions: the same bytes however often the run was killed and on how many ranks.
+"""
 
 import hashlib
 import json
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,35 +22,57 @@ class Answer:
     question_id: str
     """Of the question file."""
     prediction: str
-    """Text of the answer; empty where a medium cannot be read."""
+    """Text of the answer; empty where there is none."""
+    tokens: int = 0
+    """Tokens of the answer."""
     problem: str | None = None
-    """Why a medium cannot be read."""
+    """Why there is no answer: an unreadable medium, no options, no reply in time."""
 
 
 class AnswerLog:
-    """A JSONL file whose first line says which run its answers belong to."""
+    """JSONL files whose first line says which run their answers belong to."""
 
-    def __init__(self, path: Path, run: dict[str, Any]) -> None:
-        """Continue the file where its first line equals ``run``; start it over where not."""
-        self.path = path
+    def __init__(self, path: Path, run: dict[str, Any], *, rank: int = 0, world: int = 1) -> None:
+        """Take up every answer of the same run, whichever rank of however many wrote it.
+
+        Args:
+            path: Where the finished file will be.
+            run: What identifies the run; answers of another are not taken over.
+            rank: Of this process.
+            world: Number of processes.
+        """
+        self.path, self.run, self.world = path, run, world
+        self.part = _part(path, rank, world)
         self.answers: dict[str, Answer] = {}
-        lines = _complete_lines(path)
-        if lines and lines[0] == run:
-            read = (Answer(**line) for line in lines[1:])
-            # What could not be read is tried again: the file may have been mended.
-            self.answers = {answer.question_id: answer for answer in read if not answer.problem}
         path.parent.mkdir(parents=True, exist_ok=True)
+        own: list[Answer] = []
+        for file in [path, *_parts(path)]:
+            lines = _complete_lines(file)
+            if not lines or lines[0] != run:
+                continue
+            # What could not be answered is tried again: the cause may be mended.
+            read = [a for a in (Answer(**line) for line in lines[1:]) if not a.problem]
+            self.answers.update((answer.question_id, answer) for answer in read)
+            if file == self.part:
+                own = read
+        if self.part == path:
+            own = list(self.answers.values())
         # Written anew without the half line that a kill may have left.
-        kept = [run, *map(asdict, self.answers.values())]
-        temporary = path.with_name(f".{path.name}.partial")
-        temporary.write_text("".join(map(_line, kept)), encoding="utf-8")
-        temporary.replace(path)
+        _write(self.part, run, own)
 
     def append(self, answers: Sequence[Answer]) -> None:
         """Keep answers, on disk before returning."""
-        with self.path.open("a", encoding="utf-8") as stream:
+        with self.part.open("a", encoding="utf-8") as stream:
             stream.writelines(_line(asdict(answer)) for answer in answers)
+            stream.flush()
+            os.fsync(stream.fileno())
         self.answers.update((answer.question_id, answer) for answer in answers)
+
+    def finish(self, answers: Iterable[Answer]) -> None:
+        """Leave one file with all answers, in the given order; for one rank to call."""
+        _write(self.path, self.run, list(answers))
+        for file in _parts(self.path):
+            file.unlink(missing_ok=True)
 
 
 def read_answers(path: Path) -> tuple[dict[str, Any], dict[str, Answer]]:
@@ -65,12 +92,28 @@ def read_answers(path: Path) -> tuple[dict[str, Any], dict[str, Answer]]:
 
 def fingerprint(model: Any) -> str:
     """A short digest of a model's weights, so that answers of other weights are not taken over."""
+    import torch
+
     digest = hashlib.sha256()
-    for name, tensor in getattr(model, "state_dict", dict)().items():
-        values = tensor.detach().float()
-        digest.update(f"{name} {tuple(values.shape)} {values.sum().item()!r} ".encode())
-        digest.update(f"{values.abs().sum().item()!r}".encode())
+    tensors: Mapping[str, Any] = getattr(model, "state_dict", dict)()
+    for name, tensor in tensors.items():
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()[:16]
+
+
+def _part(path: Path, rank: int, world: int) -> Path:
+    return path if world == 1 else path.with_name(f"{path.stem}.rank{rank}of{world}.jsonl")
+
+
+def _parts(path: Path) -> list[Path]:
+    return sorted(path.parent.glob(f"{path.stem}.rank*of*.jsonl"))
+
+
+def _write(path: Path, run: dict[str, Any], answers: Sequence[Answer]) -> None:
+    temporary = path.with_name(f".{path.name}.partial")
+    temporary.write_text("".join(map(_line, [run, *map(asdict, answers)])), encoding="utf-8")
+    temporary.replace(path)
 
 
 def _line(entry: dict[str, Any]) -> str:
@@ -81,7 +124,8 @@ def _complete_lines(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     entries = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    # Split at line feeds only: an answer may hold other separators that splitlines() knows.
+    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
         try:
             entries.append(json.loads(line))
         except json.JSONDecodeError:

@@ -1,63 +1,80 @@
-"""Held-out questions: one JSON object a line, media as paths beside the file."""
+"""What a model is asked, and the reader of this package's own question files."""
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from smolvlm2.errors import DataError, DataNotFoundError
+from smolvlm2.errors import DataError, DataNotFoundError, MediaError
+from smolvlm2.evaluation.media_index import FrameFolder, LooseFile, Source, ZipMember
 
 _REQUIRED = ("question_id", "messages", "answer")
 
 
+@dataclass(frozen=True)
+class Medium:
+    """A picture or clip that a question shows. Equal media are decoded once."""
+
+    kind: Literal["image", "video"]
+    source: Source
+    """Where it lies."""
+    start: float | None = None
+    """First second of the part that is shown; None: from the start."""
+    end: float | None = None
+    """Last second; None: to the end."""
+
+    def open(self) -> bytes | Path:
+        """Bytes or path of its file.
+
+        Raises:
+            MediaError: It cannot be read, or is a folder of frames where a file is wanted.
+        """
+        if isinstance(self.source, FrameFolder):
+            raise MediaError(
+                f"{self}: a folder of frames where a file is wanted", reason="unsupported_media"
+            )
+        return self.source.open()
+
+    def __str__(self) -> str:
+        bounds = "" if self.start is None and self.end is None else f" [{self.start}, {self.end}] s"
+        return f"{self.source}{bounds}"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Question:
-    """One line of a question file."""
+    """One question of a benchmark."""
 
     question_id: str
-    """Unique within the file."""
-    messages: list[dict[str, Any]]
-    """Chat messages; images and videos are bare ``{"type": ...}`` placeholders."""
-    media: tuple[Path, ...]
-    """Files for the placeholders, in order."""
+    """Unique within the benchmark."""
+    text: str
+    """Its own words, for a prompt and for people; without options where they could be cut off."""
+    media: tuple[Medium, ...]
+    """What it shows, in order."""
     references: tuple[str, ...]
     """Accepted answers."""
     choices: tuple[str, ...] = ()
-    """What the answer is chosen from; empty for an open question."""
-    question_type: str = ""
-    """Group for the scores by type."""
-
-    @property
-    def text(self) -> str:
-        """The last turn's words, for people."""
-        content = self.messages[-1]["content"]
-        if isinstance(content, str):
-            return content
-        return " ".join(item["text"] for item in content if item["type"] == "text").strip()
-
-    def conversation(self, suffix: str = "") -> list[dict[str, Any]]:
-        """The messages with each medium's path in its place, and ``suffix`` as a last line."""
-        paths = iter(self.media)
-        turns = []
-        for message in self.messages:
-            content = message["content"]
-            items = [{"type": "text", "text": content}] if isinstance(content, str) else content
-            turns.append(
-                {
-                    **message,
-                    "content": [
-                        item if item["type"] == "text" else {**item, "path": str(next(paths))}
-                        for item in items
-                    ],
-                }
-            )
-        if suffix:
-            turns[-1]["content"] = [*turns[-1]["content"], {"type": "text", "text": f"\n{suffix}"}]
-        return turns
+    """Texts of what the answer is chosen from, without letters; empty for an open question."""
+    letter: str = ""
+    """Letter of the right choice, where the answer is a letter."""
+    groups: Mapping[str, str] = field(default_factory=dict)
+    """Value in each group that scores are split by."""
+    cluster: str = ""
+    """Questions with the same value are not independent; empty: it stands alone."""
+    messages: tuple[Mapping[str, Any], ...] = ()
+    """Chat messages, media as bare ``{"type": ...}`` items, where the question brings its own."""
+    as_published: str = ""
+    """Question and options as one text, where the file holds them so."""
+    option_lines: tuple[str, ...] = ()
+    """The options with their letters, where the file has them so."""
+    subtitles: LooseFile | ZipMember | None = None
+    """Subtitle file of the video."""
+    problem: str | None = None
+    """Why it cannot be asked; it counts as wrong then."""
 
 
 def read_questions(path: Path, *, limit: int | None = None) -> list[Question]:
-    """Read a question file.
+    """Read a question file: one JSON object a line, media as paths beside the file.
 
     Args:
         path: The JSONL file; media paths are relative to its folder.
@@ -82,12 +99,17 @@ def read_questions(path: Path, *, limit: int | None = None) -> list[Question]:
             questions.append(_parse(line, f"{path}:{number}", path.parent))
     if not questions:
         raise DataError(f"{path}: found no questions")
+    check_ids(questions, str(path))
+    return questions
+
+
+def check_ids(questions: list[Question], where: str) -> None:
+    """Refuse a question id that appears twice (DataError)."""
     seen: set[str] = set()
     for question in questions:
         if question.question_id in seen:
-            raise DataError(f"{path}: question_id {question.question_id!r} appears twice")
+            raise DataError(f"{where}: question_id {question.question_id!r} appears twice")
         seen.add(question.question_id)
-    return questions
 
 
 def _parse(line: str, where: str, folder: Path) -> Question:
@@ -99,22 +121,31 @@ def _parse(line: str, where: str, folder: Path) -> Question:
     if missing:
         raise DataError(f"{where}: {missing[0]!r} is missing; expected {', '.join(_REQUIRED)}")
     try:
+        content = [turn["content"] for turn in row["messages"]]
+        items = [item for items in content if not isinstance(items, str) for item in items]
+        kinds = [item["type"] for item in items if item["type"] != "text"]
+        paths = [folder / name for name in row.get("media", ())]
         answer = row["answer"]
+        last = content[-1] if content else ""
         question = Question(
             question_id=str(row["question_id"]),
-            messages=row["messages"],
-            media=tuple(folder / name for name in row.get("media", ())),
+            text=last if isinstance(last, str) else _words(last),
+            messages=tuple(row["messages"]),
+            media=tuple(
+                Medium(kind, LooseFile(path)) for kind, path in zip(kinds, paths, strict=False)
+            ),
             references=tuple(answer) if isinstance(answer, list) else (str(answer),),
             choices=tuple(row.get("choices") or ()),
-            question_type=row.get("question_type") or "",
+            groups={"type": row.get("question_type") or ""},
         )
-        content = [turn["content"] for turn in question.messages]
-        items = [item for items in content if not isinstance(items, str) for item in items]
-        placeholders = sum(item["type"] != "text" for item in items)
     except (TypeError, KeyError, AttributeError) as error:
         raise DataError(f"{where}: malformed messages or media ({error!r})") from error
     if not question.messages:
         raise DataError(f"{where}: messages is empty; expected at least one turn")
-    if placeholders != len(question.media):
-        raise DataError(f"{where}: {len(question.media)} media for {placeholders} placeholders")
+    if len(kinds) != len(paths):
+        raise DataError(f"{where}: {len(paths)} media for {len(kinds)} placeholders")
     return question
+
+
+def _words(items: list[dict[str, Any]]) -> str:
+    return " ".join(item["text"] for item in items if item["type"] == "text").strip()

@@ -2,122 +2,203 @@
 
 import hashlib
 import time
-from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from smolvlm2.errors import DataError, MediaError
+from smolvlm2.errors import DataError
 from smolvlm2.evaluation.answers import Answer, AnswerLog, fingerprint, read_answers
-from smolvlm2.evaluation.benchmark import Benchmark
-from smolvlm2.evaluation.questions import Question, read_questions
-from smolvlm2.evaluation.scorers import SCORERS, wilson_interval
-
-MID_GREY = 128
-"""Value of every pixel of a blank picture."""
-
-
-class Generator(Protocol):
-    """The part of ``SmolVLM`` that evaluation uses."""
-
-    def generate(self, input_ids: Any, **options: Any) -> list[list[int]]:
-        """New token ids of each row, without the stop token."""
-        ...
+from smolvlm2.evaluation.backends import Backend, Generator, NativeBackend
+from smolvlm2.evaluation.benchmark import Benchmark, PromptStyle
+from smolvlm2.evaluation.pipeline import Pace, answer_all, group_by_media
+from smolvlm2.evaluation.published_files import find_questions
+from smolvlm2.evaluation.questions import Question
+from smolvlm2.evaluation.ranks import ONE_RANK, Ranks
+from smolvlm2.evaluation.result import BenchmarkResult
+from smolvlm2.evaluation.scoring import score, score_answer
+from smolvlm2.processing.processor import Processor
 
 
 @dataclass(frozen=True, kw_only=True)
-class TypeScore:
-    """Score of one type of question."""
+class Standing:
+    """How far a run is."""
 
-    accuracy: float
-    """Share of right answers, 0 to 1."""
-    n: int
-    """Questions of this type."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class BenchmarkResult:
-    """Scores of one benchmark; ``asdict`` of it is JSON."""
-
-    benchmark: str
-    """Its name."""
-    accuracy: float
-    """Mean score over all questions, 0 to 1; unreadable media count as wrong."""
-    n: int
-    """Questions asked."""
-    interval: tuple[float, float]
-    """95 % Wilson interval of ``accuracy``."""
-    chance: float | None
-    """Accuracy of guessing by the benchmark's rule; None where it declares none."""
-    by_type: dict[str, TypeScore]
-    """Scores by ``question_type``."""
-    blank_images: bool
-    """Whether every picture was replaced by mid-grey."""
+    done: int
+    """Questions with an answer, on this rank."""
+    total: int
+    """Questions of this rank."""
+    score: float
+    """Mean score so far by the headline rule, 0 to 1."""
     seconds: float
-    """Time of this call; answers taken over from a killed run cost none."""
-    unreadable: list[dict[str, str]]
-    """``question_id`` and ``problem`` of each question whose medium cannot be read."""
+    """Since the start."""
+    seconds_left: float
+    """At the pace so far."""
+
+
+Progress = Callable[[Standing], None]
 
 
 def evaluate(
     model: Generator,
-    processor: Any,
+    processor: Processor,
     benchmark: Benchmark,
     data_root: str | Path,
     *,
-    batch_size: int = 16,
-    limit: int | None = None,
+    style: PromptStyle = "native",
     blank_images: bool = False,
+    identity: dict[str, Any] | None = None,
     answers_path: str | Path | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    **options: Any,
 ) -> BenchmarkResult:
-    """Answer and score a benchmark, greedily.
+    """Answer and score a benchmark with a model in this process, greedily.
 
     Args:
         model: Has ``generate``; a ``SmolVLM``.
-        processor: A ``Processor``.
+        processor: Its processor.
         benchmark: What to ask.
-        data_root: Folder that ``benchmark.file`` is relative to.
-        batch_size: Questions answered together.
-        limit: Only so many questions, from the start.
-        blank_images: Replace the pixels of every image and frame by mid-grey, after decoding, so
-            that prompts keep their layout. What the model still gets right is not vision.
+        data_root: Where ``published_files.find_questions`` looks.
+        style: Whose prompts.
+        blank_images: Replace the pixels of every image and frame by mid-grey, after decoding. What
+            the model still gets right is not vision.
+        identity: What the result says of the model, e.g. its path; default: a digest of its
+            weights, where a log is kept.
         answers_path: JSONL log; an unfinished one of the same run is continued.
-        progress: Called with (questions done, questions in all).
+        options: As in ``run_benchmark``.
+
+    Raises:
+        DataNotFoundError: The question file is missing.
+        DataError: The question file is malformed.
+    """
+    if identity is None and answers_path is not None:
+        identity = {"weights": fingerprint(model)}
+    backend = NativeBackend(
+        model=model,
+        processor=processor,
+        benchmark=benchmark,
+        style=style,
+        blank_images=blank_images,
+        identity=identity,
+    )
+    return run_benchmark(
+        backend,
+        benchmark,
+        data_root,
+        style=style,
+        blank_images=blank_images,
+        answers_path=answers_path,
+        **options,
+    )
+
+
+def run_benchmark(
+    backend: Backend,
+    benchmark: Benchmark,
+    data_root: str | Path,
+    *,
+    style: PromptStyle = "native",
+    blank_images: bool = False,
+    batch_size: int = 16,
+    batch_tiles: int = 512,
+    workers: int = 2,
+    limit: int | None = None,
+    answers_path: str | Path | None = None,
+    progress: Progress | None = None,
+    ranks: Ranks = ONE_RANK,
+) -> BenchmarkResult:
+    """Answer and score a benchmark with any backend.
+
+    Args:
+        backend: What answers; already made for ``benchmark``, ``style`` and ``blank_images``.
+        benchmark: What to ask.
+        data_root: Where ``published_files.find_questions`` looks.
+        style: Whose prompts.
+        blank_images: Whether the backend shows grey.
+        batch_size: Most questions answered together.
+        batch_tiles: Most tiles or frames answered together.
+        workers: Threads that decode ahead.
+        limit: Only so many questions, from the start.
+        answers_path: JSONL log; an unfinished one of the same run is continued.
+        progress: Called after every batch.
+        ranks: Processes that share the work; each gets the same result.
 
     Raises:
         DataNotFoundError: The question file is missing.
         DataError: The question file is malformed.
     """
     start = time.perf_counter()
-    if batch_size < 1:
-        raise ValueError(f"batch_size is {batch_size}, expected at least 1")
-    questions = read_questions(Path(data_root) / benchmark.file, limit=limit)
+    pace = Pace(batch_size=batch_size, batch_tiles=batch_tiles, workers=workers)
+    questions = find_questions(benchmark, data_root, limit=limit)
+    identity = backend.describe()
+    # What shares a medium stays on one rank: it is decoded there once.
+    mine = group_by_media(questions)[ranks.rank :: ranks.world]
     answers: dict[str, Answer] = {}
     log = None
     if answers_path is not None:
         run = {
             "benchmark": benchmark.name,
+            "style": style,
             "blank_images": blank_images,
             "limit": limit,
-            "questions": _digest(questions, benchmark),
-            "model": fingerprint(model),
+            "questions": _digest(questions, benchmark, style),
+            **identity,
         }
-        log = AnswerLog(Path(answers_path), run)
+        log = AnswerLog(Path(answers_path), run, rank=ranks.rank, world=ranks.world)
         answers.update(log.answers)
-    pending = [question for question in questions if question.question_id not in answers]
-    for first in range(0, len(pending), batch_size):
-        new = _answer(
-            model, processor, benchmark, pending[first : first + batch_size], blank_images
-        )
+    made = _work(backend, benchmark, mine, answers, pace, log, progress)
+    tokens = ranks.total(made)
+    answers = {answer.question_id: answer for answer in ranks.gather(list(answers.values()))}
+    if log is not None and ranks.rank == 0:
+        log.finish(answers[question.question_id] for question in questions)
+    seconds = time.perf_counter() - start
+    return score(
+        benchmark,
+        questions,
+        answers,
+        style=style,
+        blank_images=blank_images,
+        seconds=seconds,
+        tokens=tokens,
+        run=identity,
+    )
+
+
+def _work(
+    backend: Backend,
+    benchmark: Benchmark,
+    groups: Sequence[Sequence[Question]],
+    answers: dict[str, Answer],
+    pace: Pace,
+    log: AnswerLog | None,
+    progress: Progress | None,
+) -> int:
+    """Answer what is open, into ``answers`` and the log; the tokens made."""
+    start = time.perf_counter()
+    by_id = {question.question_id: question for group in groups for question in group}
+    pending = [[q for q in group if q.question_id not in answers] for group in groups]
+    kept = [name for name in by_id if name in answers]
+    points = sum(score_answer(benchmark.rule, answers[name], by_id[name]) for name in kept)
+    done, tokens = len(kept), 0
+    for new in answer_all(backend, [group for group in pending if group], pace):
         if log is not None:
             log.append(new)
-        answers.update((answer.question_id, answer) for answer in new)
+        for answer in new:
+            answers[answer.question_id] = answer
+            points += score_answer(benchmark.rule, answer, by_id[answer.question_id])
+            tokens += answer.tokens
+        done += len(new)
         if progress is not None:
-            progress(len(answers), len(questions))
-    seconds = time.perf_counter() - start
-    return score(benchmark, questions, answers, blank_images=blank_images, seconds=seconds)
+            seconds = time.perf_counter() - start
+            progress(
+                Standing(
+                    done=done,
+                    total=len(by_id),
+                    score=points / done,
+                    seconds=seconds,
+                    seconds_left=seconds / (done - len(kept)) * (len(by_id) - done),
+                )
+            )
+    return tokens
 
 
 def rescore(
@@ -135,54 +216,22 @@ def rescore(
         raise DataError(
             f"{answers_path}: answers to {run['benchmark']!r}, expected {benchmark.name!r}"
         )
-    questions = read_questions(Path(data_root) / benchmark.file, limit=run.get("limit"))
+    questions = find_questions(benchmark, data_root, limit=run.get("limit"))
     open_questions = [q.question_id for q in questions if q.question_id not in answers]
     if open_questions:
         raise DataError(
             f"{answers_path}: {len(open_questions)} of {len(questions)} questions have no answer, "
             f"first {open_questions[0]!r}; run the evaluation again to finish it"
         )
-    blank = bool(run.get("blank_images"))
-    seconds = time.perf_counter() - start
-    return score(benchmark, questions, answers, blank_images=blank, seconds=seconds)
-
-
-def score(
-    benchmark: Benchmark,
-    questions: Sequence[Question],
-    answers: Mapping[str, Answer],
-    *,
-    blank_images: bool = False,
-    seconds: float = 0.0,
-) -> BenchmarkResult:
-    """Score answers; ``answers`` holds one for each question, by id.
-
-    Raises:
-        DataError: The benchmark's chance is by choices and a question has none.
-    """
-    scorer = SCORERS[benchmark.scorer]
-    points: dict[str, list[float]] = defaultdict(list)
-    unreadable = []
-    for question in questions:
-        answer = answers[question.question_id]
-        right = 0.0 if answer.problem else scorer(answer.prediction, question.references)
-        points[question.question_type].append(right)
-        if answer.problem:
-            unreadable.append({"question_id": question.question_id, "problem": answer.problem})
-    total = sum(map(sum, points.values()))
-    return BenchmarkResult(
-        benchmark=benchmark.name,
-        accuracy=total / len(questions),
-        n=len(questions),
-        interval=wilson_interval(total, len(questions)),
-        chance=_chance(benchmark, questions),
-        by_type={
-            name: TypeScore(accuracy=sum(some) / len(some), n=len(some))
-            for name, some in sorted(points.items())
-        },
-        blank_images=blank_images,
-        seconds=seconds,
-        unreadable=unreadable,
+    settings = ("benchmark", "style", "blank_images", "limit", "questions")
+    return score(
+        benchmark,
+        questions,
+        answers,
+        style=run.get("style", "native"),
+        blank_images=bool(run.get("blank_images")),
+        seconds=time.perf_counter() - start,
+        run={key: value for key, value in run.items() if key not in settings},
     )
 
 
@@ -195,75 +244,34 @@ def examples(
         Up to ``count`` of ``{"benchmark", "question", "answer", "truth", "right", "media"}``.
     """
     run, answers = read_answers(Path(answers_path))
-    questions = read_questions(Path(data_root) / benchmark.file, limit=run.get("limit"))
+    questions = find_questions(benchmark, data_root, limit=run.get("limit"))
     answered = [question for question in questions if question.question_id in answers]
     count = min(count, len(answered))
     chosen = [answered[len(answered) * i // count] for i in range(count)]
-    scorer = SCORERS[benchmark.scorer]
     return [
         {
             "benchmark": benchmark.name,
             "question": question.text,
             "answer": answers[question.question_id].prediction,
             "truth": question.references[0],
-            "right": scorer(answers[question.question_id].prediction, question.references) == 1,
-            "media": [str(path) for path in question.media],
+            "right": score_answer(benchmark.rule, answers[question.question_id], question) == 1,
+            "media": [str(medium.source) for medium in question.media],
         }
         for question in chosen
     ]
 
 
-def _answer(
-    model: Generator,
-    processor: Any,
-    benchmark: Benchmark,
-    questions: Sequence[Question],
-    blank_images: bool,
-) -> list[Answer]:
-    """Answer a batch; questions whose media cannot be read get an empty answer and the reason."""
-    conversations = [question.conversation(benchmark.prompt_suffix) for question in questions]
-    try:
-        inputs = processor(conversations, add_generation_prompt=True)
-    except MediaError as error:
-        if len(questions) == 1:
-            problem = f"{error.reason}: {error}"
-            return [Answer(question_id=questions[0].question_id, prediction="", problem=problem)]
-        # One by one, to find the bad one.
-        alone = (_answer(model, processor, benchmark, [q], blank_images) for q in questions)
-        return [answer for answers in alone for answer in answers]
-    inputs = dict(inputs)
-    if blank_images and "pixel_values" in inputs:
-        inputs["pixel_values"] = inputs["pixel_values"] * 0 + MID_GREY
-    # House rule: a question is always answered. A model that has never seen a blank picture may
-    # stop at once, and the control would measure that instead of what it guesses.
-    rows = model.generate(
-        inputs.pop("input_ids"),
-        **inputs,
-        max_new_tokens=benchmark.max_new_tokens,
-        min_new_tokens=1,
-    )
-    return [
-        Answer(question_id=question.question_id, prediction=processor.decode(ids).strip())
-        for question, ids in zip(questions, rows, strict=True)
-    ]
-
-
-def _chance(benchmark: Benchmark, questions: Sequence[Question]) -> float | None:
-    if benchmark.chance == "none":
-        return None
-    if benchmark.chance != "choices":
-        return benchmark.chance
-    open_questions = [question.question_id for question in questions if not question.choices]
-    if open_questions:
-        raise DataError(
-            f"{benchmark.name}: question {open_questions[0]!r} has no choices, but the benchmark's "
-            f"chance is by choices; set `chance: none` or a share"
+def _digest(questions: Sequence[Question], benchmark: Benchmark, style: PromptStyle) -> str:
+    """Changes when anything that can change an answer does, but not where the media lie."""
+    settings = (benchmark.prompt(style), benchmark.prompt_suffix, benchmark.max_new_tokens)
+    asked = [
+        (
+            q.question_id,
+            q.as_published or q.text,
+            q.messages,
+            q.choices,
+            [(Path(str(m.source)).name, m.start, m.end) for m in q.media],
         )
-    return sum(1 / len(question.choices) for question in questions) / len(questions)
-
-
-def _digest(questions: Sequence[Question], benchmark: Benchmark) -> str:
-    """Changes when anything that can change an answer does."""
-    settings = (benchmark.prompt_suffix, benchmark.max_new_tokens)
-    asked = [(q.question_id, q.messages, [path.name for path in q.media]) for q in questions]
+        for q in questions
+    ]
     return hashlib.sha256(repr((settings, asked)).encode()).hexdigest()[:16]

@@ -149,6 +149,10 @@ class KeyValueCache:
         self.keys = torch.zeros(shape, device=device, dtype=dtype)
         self.values = torch.zeros(shape, device=device, dtype=dtype)
         self.lengths = torch.tensor(lengths, device=device)
+        self.longest = max(lengths)
+        """Upper bound of ``lengths``, kept here so that a step needs no look at the device."""
+        self.even = len(set(lengths)) == 1
+        """Whether all rows are equally long: then nothing has to be masked."""
 
     def prefill(self, attention: DocumentAttention) -> Attention:
         """``attention`` over the packed prompts that also writes their keys and values here."""
@@ -165,24 +169,37 @@ class KeyValueCache:
     def step(self) -> Attention:
         """Attention of one new token a row, written at ``lengths``; it sees what is before."""
         rows = torch.arange(len(self.lengths), device=self.keys.device)
-        end = int(self.lengths.max()) + 1
-        seen = torch.arange(end, device=self.keys.device) <= self.lengths[:, None]
+        end = self.longest + 1
+        mask = None
+        if not self.even:
+            seen = torch.arange(end, device=self.keys.device) <= self.lengths[:, None]
+            mask = seen[:, None, None]
 
         def attend(layer: int, q_BHE: Tensor, k_BKE: Tensor, v_BKE: Tensor) -> Tensor:
-            self.keys[layer, rows, :, self.lengths] = k_BKE
-            self.values[layer, rows, :, self.lengths] = v_BKE
+            keys, values = self.keys[layer], self.values[layer]
+            if self.even:
+                keys[:, :, end - 1], values[:, :, end - 1] = k_BKE, v_BKE
+            else:
+                keys[rows, :, self.lengths], values[rows, :, self.lengths] = k_BKE, v_BKE
+            # The query heads of a key head take the place of query tokens: nothing is repeated.
             out = F.scaled_dot_product_attention(
-                q_BHE[:, :, None],
-                self.keys[layer, :, :, :end],
-                self.values[layer, :, :, :end],
-                attn_mask=seen[:, None, None],
-                enable_gqa=q_BHE.shape[1] != k_BKE.shape[1],
+                q_BHE.unflatten(1, (k_BKE.shape[1], -1)),
+                keys[:, :, :end],
+                values[:, :, :end],
+                attn_mask=mask,
             )
-            return out[:, :, 0]
+            return out.flatten(1, 2)
 
         return attend
+
+    def advance(self) -> None:
+        """Count the token that ``step`` wrote."""
+        self.lengths = self.lengths + 1
+        self.longest += 1
 
     def keep(self, rows: Tensor) -> None:
         """Drop all rows but these; ``rows`` is ``(kept,)`` int64."""
         self.keys, self.values = self.keys[:, rows], self.values[:, rows]
         self.lengths = self.lengths[rows]
+        left: list[int] = self.lengths.tolist()
+        self.longest, self.even = max(left), len(set(left)) == 1

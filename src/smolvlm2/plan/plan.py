@@ -1,8 +1,9 @@
 """The plan: which packs make which step, decided before anything is sharded."""
 
+import copy
 import hashlib
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass
 
 import numpy as np
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from smolvlm2.errors import PlanError
 from smolvlm2.plan.cost import CostModel
 from smolvlm2.plan.deal import deal
-from smolvlm2.plan.order import Order
+from smolvlm2.plan.order import Order, SourcePlace
 from smolvlm2.plan.packs import Capacity, Pack, pack_window
 from smolvlm2.plan.samples import MODALITIES, Samples, SourceTable
 
@@ -31,6 +32,8 @@ class Position:
     """Window of the order."""
     pack: int = 0
     """Pack of the window, in the order dealt."""
+    step: int = 0
+    """Optimiser step that begins here; it follows from the others and says where segments end."""
 
 
 class Plan:
@@ -113,7 +116,30 @@ class Plan:
                 f"the plan ends after {self.windows} windows, before window {window}: every "
                 f"source has been gone through; raise data.mixture.epochs to train on"
             )
-        return packs, Position(segment=position.segment, window=window, pack=pack)
+        return packs, Position(
+            segment=position.segment, window=window, pack=pack, step=position.step + 1
+        )
+
+    def starting_at(self, places: Sequence[SourcePlace]) -> "Plan":
+        """The same plan over sources that go on where another plan left them."""
+        plan = copy.copy(self)
+        plan.order = self.order.starting_at(places)
+        plan._windows = OrderedDict()
+        return plan
+
+    def places_at(self, position: Position) -> list[SourcePlace]:
+        """Where each source stands when the steps before ``position`` are done."""
+        start = position.window * self.window
+        if not position.pack:
+            return self.order.places_after(start, start, self.order.samples(start, start))
+        done = self.packs_of_window(position.window)[: position.pack]
+        used = Samples(
+            **{
+                name: np.concatenate([getattr(pack.samples, name) for pack in done])
+                for name in ("source", "index", "epoch")
+            }
+        )
+        return self.order.places_after(start, start + self.window, used)
 
     def pack(self, number: int) -> list[Pack]:
         """Pack and deal a window, without looking at what is kept; takes about 0.1 s."""

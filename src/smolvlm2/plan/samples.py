@@ -1,9 +1,10 @@
 """What the planner knows of each sample: integers only."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -189,7 +190,21 @@ class Samples:
         return found
 
 
-def check_tables(tables: list[SourceTable], weights: list[float]) -> None:
+class NamedSamples(Protocol):
+    """What an order needs to know of a source."""
+
+    @property
+    def name(self) -> str:
+        """Of the source; decides its shuffle."""
+
+    @property
+    def excluded(self) -> dict[str, int]:
+        """Rows left out, by reason, for a message."""
+
+    def __len__(self) -> int: ...
+
+
+def check_tables(tables: Sequence[NamedSamples], weights: list[float]) -> None:
     """Refuse a mixture that cannot be sampled.
 
     Raises:

@@ -1,17 +1,23 @@
 """Arguments of the two training commands: the specification's flags, then ``key=value``."""
 
 import argparse
+import contextlib
 import logging
 import math
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
 from smolvlm2.config import find_recipe, load_config
 from smolvlm2.errors import ConfigError, SmolVLMError
+from smolvlm2.training.launch import Launch, read_launch
+from smolvlm2.training.passed_over import parse_range
 from smolvlm2.training.recipe import Recipe, TrainingSettings
+from smolvlm2.training.signals import EXIT_CODES, Ending, StopRequest, parse_duration
+
+logger = logging.getLogger(__name__)
 
 Stage = Literal["vision", "video"]
 
@@ -19,8 +25,9 @@ Stage = Literal["vision", "video"]
 def parse_arguments(stage: Stage, arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line of a stage; without ``--vision-checkpoint`` video needs ``--config``.
 
-    Source: the specification's commands; ``--config``, ``--restart``, ``--device``, ``--dry-run``
-    and ``key=value`` are ours.
+    Source: the specification's commands; ``--config``, ``--resume``, ``--replan``,
+    ``--skip-steps``, ``--stop-after``, ``--restart``, ``--device``, ``--dry-run`` and
+    ``key=value`` are ours.
     """
     parser = argparse.ArgumentParser(
         prog=f"smolvlm2 train-{stage}",
@@ -46,17 +53,50 @@ def parse_arguments(stage: Stage, arguments: Sequence[str] | None = None) -> arg
     parser.add_argument("--batch-size", type=int, help="samples of a micro-batch on one device")
     parser.add_argument("--gradient-accumulation-steps", type=int)
     parser.add_argument("--gradient-checkpointing", action="store_true", default=None)
+    parser.add_argument(
+        "--resume",
+        nargs="?",
+        const="auto",
+        metavar="STEP",
+        help="checkpoint to go on from (default: auto, the newest whole one)",
+    )
+    parser.add_argument(
+        "--replan",
+        action="store_true",
+        help="go on with other data: from the checkpoint on, mixture, limits, packs and prepared "
+        "data are as they are now",
+    )
+    parser.add_argument(
+        "--skip-steps",
+        metavar="A:B",
+        help="pass over the data of steps A to B - 1 of the run that goes on",
+    )
+    parser.add_argument(
+        "--stop-after",
+        metavar="TIME",
+        help="save and exit with status 75 after this long, such as 3h50m",
+    )
     parser.add_argument("--restart", action="store_true", help="throw the run in the folder away")
     parser.add_argument("--device", help="cuda, cpu, mps (default: the best there is)")
     parser.add_argument(
         "--dry-run", action="store_true", help="print recipe, plan, parameters and memory; no run"
     )
     parser.add_argument("overrides", nargs="*", metavar="key=value")
-    return parser.parse_intermixed_args(arguments)
+    options = parser.parse_intermixed_args(arguments)
+    if options.resume and "=" in options.resume:  # a setting that stood behind a bare --resume
+        options.overrides.insert(0, options.resume)
+        options.resume = "auto"
+    return options
 
 
-def read_recipe(stage: Stage, options: argparse.Namespace) -> Recipe:
+def read_recipe(
+    stage: Stage,
+    options: argparse.Namespace,
+    launcher: Mapping[str, bool | int | str] | None = None,
+) -> Recipe:
     """The recipe that a command line asks for.
+
+    What a launcher's YAML sets goes before the recipe's files, and behind flags and ``key=value``.
 
     ``--batch-size`` moves a pack's capacity; the samples of a step stay the recipe's unless
     ``--gradient-accumulation-steps`` is given too.
@@ -66,12 +106,16 @@ def read_recipe(stage: Stage, options: argparse.Namespace) -> Recipe:
         if "=" not in override:
             raise ConfigError(f"argument {override!r} is neither an option nor key=value")
     files = [find_recipe(name) for name in names]
-    flags = _flag_overrides(options)
+    given = [
+        f"{key}={str(value).lower() if isinstance(value, bool) else value}"
+        for key, value in (launcher or {}).items()
+    ]
+    flags = [*given, *_flag_overrides(options)]
     recipe = load_config(Recipe, *files, overrides=[*flags, *options.overrides])
     if options.batch_size is not None and options.gradient_accumulation_steps is None:
         base = load_config(Recipe, *files, overrides=options.overrides).training
-        flags += _same_samples(base, options.batch_size)
-        recipe = load_config(Recipe, *files, overrides=[*options.overrides, *flags])
+        same = _same_samples(base, options.batch_size)
+        recipe = load_config(Recipe, *files, overrides=[*flags, *options.overrides, *same])
     if recipe.stage != stage:
         raise ConfigError(
             f"{', '.join(map(str, files))}: is a recipe of the {recipe.stage} stage; run it with "
@@ -108,41 +152,101 @@ def _same_samples(training: TrainingSettings, batch_size: int) -> list[str]:
 
 
 def run_stage(stage: Stage, arguments: Sequence[str] | None = None) -> None:
-    """Train a stage, or with ``--dry-run`` say what would be done."""
+    """Train a stage, or with ``--dry-run`` say what would be done.
+
+    Raises:
+        SystemExit: With 75, when the time of ``--stop-after`` is over before the run is.
+    """
     options = parse_arguments(stage, arguments)
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise ConfigError(
-            f"started with {os.environ['WORLD_SIZE']} processes; this version trains on one "
-            f"device, start it without a launcher"
-        )
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
-    recipe = read_recipe(stage, options)
+    seconds = parse_duration(options.stop_after) if options.stop_after else None
+    stop = StopRequest(seconds)
+    launch = read_launch(os.environ)
+    _set_up_logging(launch)
+    recipe = read_recipe(stage, options, launch.settings)
     if options.dry_run:
         from smolvlm2.training.dry_run import describe
 
-        print(describe(recipe, options.checkpoint))
+        if launch.leads:
+            print(describe(recipe, options.checkpoint))
         return
     if stage == "video" and options.checkpoint is None and not options.config:
         raise ConfigError(
             "the video stage starts from a vision stage; give --vision-checkpoint "
             f"checkpoints/vision_stage_{options.model_size}, or a hub id"
         )
+    ending = _train(stage, options, recipe, launch, stop)
+    if EXIT_CODES[ending]:
+        sys.exit(EXIT_CODES[ending])
+
+
+def _train(
+    stage: Stage,
+    options: argparse.Namespace,
+    recipe: Recipe,
+    launch: Launch,
+    stop: StopRequest,
+) -> Ending:
     from smolvlm2.training.progress import Progress
     from smolvlm2.training.stage import build_trainer
 
     output = options.output_dir or Path("checkpoints") / f"{stage}_stage_{options.model_size}"
-    with Progress(recipe.training.max_steps, label=f"{stage} stage") as progress:
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(stop)  # from now on: loading weights takes a while
         trainer = build_trainer(
             recipe,
             output,
             checkpoint=options.checkpoint,
             restart=options.restart,
+            resume=_resume_step(options),
+            replan=options.replan,
+            skip_steps=parse_range(options.skip_steps) if options.skip_steps else None,
             device=options.device,
-            progress=progress.update,
+            launch=launch,
+            stop=stop,
         )
-        trainer.train()
-    print(f"{output}: {trainer.state.step} steps, {trainer.state.samples} samples; try it with")
-    print(f"  smolvlm2 generate {output} --image PHOTO --prompt 'What is this?'")
+        steps = trainer.recipe.training.max_steps
+        if launch.leads:
+            progress = stack.enter_context(Progress(steps, label=f"{stage} stage"))
+            trainer.progress = progress.update
+        ending = trainer.train()
+    if launch.leads:
+        trainer.run.end(EXIT_CODES[ending])
+        print(f"{output}: {trainer.state.step} steps, {trainer.state.samples} samples", end="")
+        if ending == "finished":
+            print("; try it with")
+            print(f"  smolvlm2 generate {output} --image PHOTO --prompt 'What is this?'")
+        else:
+            why = f"received {stop.signal}" if stop.signal else "asked to stop"
+            print(f" of {steps}; {why}. Start it again to go on")
+    trainer.world.close()
+    return ending
+
+
+def _resume_step(options: argparse.Namespace) -> int | None:
+    """The step of ``--resume``; None for the newest checkpoint."""
+    if options.resume is not None and options.restart:
+        raise ConfigError("--resume and --restart contradict each other; give one of them")
+    if options.resume in (None, "auto"):
+        return None
+    try:
+        return int(options.resume)
+    except ValueError:
+        raise ConfigError(
+            f"--resume {options.resume}: expected a step, or auto for the newest checkpoint"
+        ) from None
+
+
+def _set_up_logging(launch: Launch) -> None:
+    """Rank 0 speaks; the others only of what nobody else can tell."""
+    logging.basicConfig(
+        level=logging.INFO if launch.leads else logging.ERROR,
+        format="%(levelname)s %(message)s"
+        if launch.size == 1
+        else f"%(levelname)s [rank {launch.rank}] %(message)s",
+    )
+    if launch.ignored and launch.leads:
+        keys = ", ".join(f"{key}={value}" for key, value in launch.ignored.items())
+        logger.info("keys of the launcher without meaning here: %s", keys)
 
 
 def exit_on_error(command: Callable[[], None]) -> None:
@@ -150,5 +254,7 @@ def exit_on_error(command: Callable[[], None]) -> None:
     try:
         command()
     except SmolVLMError as error:
-        print(f"error: {error}", file=sys.stderr)
+        # What all ranks found out together, one of them says.
+        if not getattr(error, "shared", False) or os.environ.get("RANK", "0") == "0":
+            print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

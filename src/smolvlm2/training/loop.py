@@ -1,29 +1,39 @@
-"""The training loop: one optimiser step at a time, a function of step and plan."""
+"""The training loop: one optimiser step at a time, a function of step and plan.
 
-import hashlib
+Every rank runs it. What they have to agree on they exchange twice a step (`exchange`): after
+loading, and after the backward passes. Only rank 0 writes files.
+"""
+
 import logging
 import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from torch.optim import Optimizer
+from torch.distributed.device_mesh import DeviceMesh
 
-from smolvlm2.errors import ResumeError, TrainingError
+from smolvlm2.errors import CheckpointError, SmolVLMError, TrainingError
 from smolvlm2.loading.loader import Loader, StepBatch
-from smolvlm2.loading.micro_batch import MicroBatch
 from smolvlm2.loading.reader import PackReader, Skip
+from smolvlm2.model.hf_format import save_model
 from smolvlm2.model.smolvlm import SmolVLM
-from smolvlm2.plan.plan import Plan, Position
-from smolvlm2.plan.samples import MODALITIES
+from smolvlm2.plan.plan import Position
+from smolvlm2.plan.run_plan import RunPlan
 from smolvlm2.training.checkpoints import (
+    Checkpointer,
     TrainingState,
     load_checkpoint,
-    newest_state,
-    save_checkpoint,
+)
+from smolvlm2.training.distributed import World, shared
+from smolvlm2.training.exchange import (
+    Loaded,
+    LoadedPack,
+    StepFacts,
+    StepLoss,
+    name_samples,
+    suspects,
 )
 from smolvlm2.training.freezing import (
     apply_freezing,
@@ -31,240 +41,353 @@ from smolvlm2.training.freezing import (
     learning_rates,
     set_learning_rates,
 )
-from smolvlm2.training.optimizer import build_optimizer
-from smolvlm2.training.parallelize import precision
+from smolvlm2.training.parallelize import gather_weights, whole_model
+from smolvlm2.training.passed_over import pass_over, ranges_of
+from smolvlm2.training.rank_share import RankShare
 from smolvlm2.training.recipe import Recipe
 from smolvlm2.training.run_folder import RunFolder
+from smolvlm2.training.segments import PlannedRun
+from smolvlm2.training.signals import Ending, StopRequest
+from smolvlm2.training.update import Updater
 
 logger = logging.getLogger(__name__)
 
 SKIP_BASIS = 10_000
 """Samples that `max_skip_fraction` is taken of while fewer have been seen."""
-
 Hook = Callable[[SmolVLM, int], dict[str, Any]]
-"""Called after a checkpoint with model and step; its metrics go into the log."""
+"""Called on rank 0 after a checkpoint with a whole copy of the model and the step; its metrics go
+into the log."""
 
 
 @dataclass(kw_only=True)
 class Trainer:
-    """One stage of training on one device."""
+    """One stage of training, as one rank runs it."""
 
     recipe: Recipe
     """The whole of it."""
     run: RunFolder
     """Where everything is written."""
+    world: World
+    """All ranks."""
     model: SmolVLM
-    """On its device, in fp32."""
-    plan: Plan
+    """On its device, in fp32, sharded."""
+    mesh: DeviceMesh | None
+    """How it is sharded; None: not at all."""
+    planned: PlannedRun
     """Which packs make which step."""
     reader: PackReader
     """Turns packs into arrays."""
     hook: Hook | None = None
     """Evaluation, given by the caller."""
     progress: Callable[[dict[str, Any]], None] | None = None
-    """Called with every line of the log."""
-    optimizer: Optimizer = field(init=False)
-    """Over all parameters."""
+    """Called on rank 0 with every line of the log."""
+    stop: StopRequest = field(default_factory=StopRequest)
+    """Asked before every step."""
+    updater: Updater = field(init=False)
+    """The model with its optimiser."""
     state: TrainingState = field(init=False)
     """Where the run stands."""
 
+    @property
+    def plan(self) -> RunPlan:
+        """Which packs make which step."""
+        return self.planned.plan
+
     def __post_init__(self) -> None:
-        self.optimizer = build_optimizer(self.model.named_parameters(), self.recipe.optimizer)
+        self.updater = Updater(
+            model=self.model,
+            mesh=self.mesh,
+            world=self.world,
+            settings=self.recipe.optimizer,
+            max_length=self.plan.capacity.tokens,
+        )
         self.state = TrainingState(
             step=0,
-            position=Position(),
-            plan=self.plan.digest(),
+            position=self.planned.position,
+            plan=self.planned.records[self.planned.position.segment].digest,
             samples=0,
             skipped=0,
+            nonfinite=0,
             chain="",
         )
-        self._saved: int | None = None
+        background = self.recipe.checkpoint.background
+        self.checkpointer = Checkpointer(
+            run=self.run,
+            world=self.world,
+            processor=self.reader.processor,
+            keep=self.recipe.checkpoint.keep,
+            background=self.world.device.type == "cuda" if background is None else background,
+        )
+        self._trouble: SmolVLMError | None = None
 
-    def resume(self) -> None:
-        """Go on from the newest complete checkpoint of the run.
+    def resume(self, folder: Path, state: TrainingState) -> None:
+        """Go on from a checkpoint of the run, whatever number of ranks wrote it.
+
+        Args:
+            folder: Of the checkpoint, verified.
+            state: What it says of the run.
 
         Raises:
-            ResumeError: There is none, or the data behind the plan have changed.
+            CheckpointError: It belongs to another model.
         """
-        folder, state = newest_state(self.run)
-        if state.plan != self.state.plan:
-            raise ResumeError(
-                f"{folder}: the plan behind this run was {state.plan} and is {self.state.plan} "
-                f"now: the prepared data, their lengths or the mixture changed; restore them, or "
-                f"start over with --restart"
-            )
         # Freezing comes before optimiser state, which frozen parameters do not have.
         apply_freezing(self.model, frozen_parts(state.step, self.recipe.training))
-        load_checkpoint(folder, self.model, self.optimizer)
-        self.state, self._saved = state, state.step
-        self.run.log.cut(state.step)
-        self.run.skips.mend()
+        self.world.together(
+            lambda: load_checkpoint(folder, self.world, self.updater), at=str(folder)
+        )
+        state = replace(state, position=self.planned.position, plan=self.state.plan)
+        self.state, self.checkpointer.written = state, state.step
+        self.world.lead(lambda: self._rewind(folder, state.step), at=str(folder))
         logger.info("resuming at step %d from %s", state.step, folder)
 
-    def train(self) -> None:
-        """Run to the last step; checkpoints on the way, export at the end.
+    def _rewind(self, folder: Any, step: int) -> None:
+        self.run.point_at(folder)
+        self.run.log.cut(step)
+        self.run.skips.mend()
+
+    def train(self) -> Ending:
+        """Run to the last step or until asked to stop; checkpoints on the way, export at the end.
+
+        Returns:
+            Why it ended.
 
         Raises:
-            TrainingError: The loss is not finite, or too many samples could not be read.
+            TrainingError: The loss is not finite, too many samples could not be read, or a rank
+                is missing.
         """
-        training = self.recipe.training
         self.reader.skip_ids = frozenset(self.recipe.data.skip_ids)
-        skips = [Skip(**{k: v for k, v in line.items() if k != "step"}) for line in self.run.skips]
+        lines = self.world.lead(lambda: list(self.run.skips), at="reading the skips")
+        skips = [Skip(**{k: v for k, v in line.items() if k != "step"}) for line in lines]
         self.reader.skipped_before = {skip.occurrence: skip for skip in skips}
+        passed = self.world.lead(lambda: ranges_of(self.run), at="reading what is passed over")
+        with self.stop:
+            ending: Ending = "finished"
+            while ending == "finished" and self.state.step < self.recipe.training.max_steps:
+                step, last = self.state.step, self.recipe.training.max_steps
+                # The state moves with the first step behind the gap: stopped in front of it, the
+                # run passes the same data over when it goes on.
+                position = pass_over(self.plan, passed, step, self.state.position)
+                end = min([last, *(first for first, _ in passed if first > step)])
+                ending = self._span(position, end)
+            self.checkpointer.finish()
+            if self.checkpointer.written != self.state.step:
+                self.checkpointer.save(self.updater, self.state, last=True)
+            self.world.agree(self._trouble, at=f"step {self.state.step}")
+            if ending == "finished":
+                self._export()
+        return ending
+
+    def _span(self, position: Position, end: int) -> Ending:
+        """Train on consecutive data from a position up to a step."""
+        training = self.recipe.training
         frozen: frozenset[str] | None = None
-        with Loader(
-            self.plan,
+        share = RankShare(self.plan, rank=self.world.rank, ranks=self.world.size)
+        loader = Loader(
+            share,  # type: ignore[arg-type]
             self.reader,
-            self.state.position,
+            position,
             workers=self.recipe.data.workers,
             timeout_s=self.recipe.data.sample_timeout_s,
-            pin=self.model.device.type == "cuda",
-        ) as loader:
+            pin=self.world.device.type == "cuda",
+        )
+        with share, loader:
             batches = iter(loader)
-            while self.state.step < training.max_steps:
+            while self.state.step < end:
                 now = frozen_parts(self.state.step, training)
                 if now != frozen:
                     apply_freezing(self.model, now)
                     frozen = now
                 started = time.perf_counter()
-                batch = next(batches)
-                line = self._step(batch, loaded=time.perf_counter() - started)
-                line["seconds"] = round(time.perf_counter() - started, 4)
-                self._finish_step(batch, line)
-        if self._saved != self.state.step:
-            self._save()
-        self.model.eval()
-        self.model.save_pretrained(self.run.root)
-        self.reader.processor.save_pretrained(self.run.root)
+                batch, numbers, loaded = self._load(batches, share, position)
+                read = time.perf_counter()
+                facts = StepFacts.of(self.world.gather(loaded, at=self._here))
+                if facts.failure is not None:
+                    raise shared(facts.failure)
+                if facts.written:
+                    self.checkpointer.finish()
+                if facts.stop is not None:
+                    return facts.stop
+                assert batch is not None
+                met = time.perf_counter()
+                line = self._step(batch, numbers, facts)
+                done = time.perf_counter()
+                line |= {
+                    "load_seconds": round(read - started, 4),
+                    "wait_seconds": round(met - read, 4),
+                    "seconds": round(done - started, 4),
+                }
+                self._finish_step(batch, facts, line)
+                position = self.state.position
+        return "finished"
 
-    def _step(self, batch: StepBatch, *, loaded: float) -> dict[str, Any]:
-        """One optimiser step; returns its line of the log."""
-        step, recipe = self.state.step, self.recipe
-        rates = learning_rates(step, recipe)
-        set_learning_rates(self.optimizer, rates)
-        # The divisor is known before the first backward pass: it is a sum over the loaded packs.
-        divisor = float(sum(pack.loss_weights.sum(dtype=np.float64) for pack in batch.packs))
-        loss_sum, parts = 0.0, np.zeros((len(MODALITIES), 2))
-        for number, pack in enumerate(batch.packs):
-            loss_sum += self._backward(pack, divisor, parts)
-            batch.release(number)
-        norm = 0.0
-        if divisor > 0:
-            parameters = [p for p in self.model.parameters() if p.grad is not None]
-            norm = float(torch.nn.utils.clip_grad_norm_(parameters, recipe.optimizer.max_grad_norm))
-            if not math.isfinite(loss_sum) or not math.isfinite(norm):
-                self._stop_not_finite(batch, loss_sum, norm)
-            self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        tiles, tokens = (sum(getattr(p, name) for p in batch.packs) for name in ("tiles", "tokens"))
-        capacity, packs = self.plan.capacity, len(batch.packs)
+    @property
+    def _here(self) -> str:
+        return f"step {self.state.step}"
+
+    def _load(
+        self, batches: Iterator[StepBatch], share: RankShare, position: Position
+    ) -> tuple[StepBatch | None, list[int | None], Loaded]:
+        """The next packs of this rank, their places in the step, and what the others must know."""
+        loaded = Loaded(
+            stop=self.stop.pending(), written=self.checkpointer.ready, failure=self._trouble
+        )
+        if loaded.failure is not None or loaded.stop is not None:
+            return None, [], loaded
+        try:
+            batch = next(batches)
+        except SmolVLMError as error:
+            loaded.failure = error
+            return None, [], loaded
+        numbers = share.numbers(position)
+        loaded.packs = {
+            number: LoadedPack.of(pack)
+            for number, pack in zip(numbers, batch.packs, strict=True)
+            if number is not None
+        }
+        loaded.skips = batch.skips
+        return batch, numbers, loaded
+
+    def _step(
+        self, batch: StepBatch, numbers: list[int | None], facts: StepFacts
+    ) -> dict[str, Any]:
+        """One optimiser step; returns its line of the log, without times."""
+        step = self.state.step
+        rates = learning_rates(step, self.recipe)
+        set_learning_rates(self.updater.optimizer, rates)
+        loss, norm, updated = None, 0.0, False
+        # Without supervised tokens nothing is computed: all ranks know, from the same sum.
+        if facts.divisor > 0:
+            loss, norm = self.updater.gradients(batch, numbers, facts.divisor, at=self._here)
+            if math.isfinite(loss.total) and math.isfinite(norm):
+                self.updater.apply()
+                updated = True
+            else:
+                self.updater.discard()
+                self._not_finite(facts, loss, norm)
+        tokens = sum(pack.tokens for pack in facts.packs)
+        tiles = sum(pack.tiles for pack in facts.packs)
+        capacity, packs = self.plan.capacity, len(facts.packs)
         return {
             "step": step,
-            "loss": loss_sum / divisor if divisor else None,
+            "loss": loss.total / facts.divisor if loss is not None and updated else None,
             "learning_rate": rates["text_decoder"],
             "vision_learning_rate": rates["vision_encoder"],
-            "gradient_norm": norm,
-            "samples": sum(len(pack.sample_ids) for pack in batch.packs),
+            "gradient_norm": norm if math.isfinite(norm) else None,
+            "samples": facts.samples,
             "tokens": tokens,
             "tiles": tiles,
-            "supervised": int(parts[:, 1].sum()),
-            "loss_by_modality": {
-                name: total / count
-                for name, (total, count) in zip(MODALITIES, parts, strict=True)
-                if count
-            },
+            "supervised": int(loss.by_modality[:, 1].sum()) if loss is not None else 0,
+            "loss_by_modality": loss.means() if loss is not None and updated else {},
             "fill_tokens": round(tokens / (capacity.tokens * packs), 4),
             "fill_tiles": round(tiles / (capacity.tiles * packs), 4),
-            "load_seconds": round(loaded, 4),
-        }
+        } | ({} if updated or loss is None else {"nonfinite": suspects(facts, loss)})
 
-    def _backward(self, pack: MicroBatch, divisor: float, parts: np.ndarray) -> float:
-        """Add a pack's gradients; adds sums and counts by modality to ``parts``."""
-        device = self.model.device
-        if device.type == "cpu":
-            pack = pack.trimmed()
-        inputs = {
-            name: torch.from_numpy(getattr(pack, name)).to(device, non_blocking=True)
-            for name in (
-                "input_ids",
-                "positions",
-                "document_ids",
-                "cu_seqlens",
-                "loss_positions",
-                "loss_targets",
-                "loss_weights",
-                "pixel_values",
-                "tile_slots",
+    def _not_finite(self, facts: StepFacts, loss: StepLoss, norm: float) -> None:
+        """Stop, or count and go on; all ranks come to the same conclusion."""
+        training, ids = self.recipe.training, suspects(facts, loss)
+        what = (
+            f"{self._here}: loss {loss.total} and gradient norm {norm} are not both finite; "
+            f"weights are as before the step. Samples: {name_samples(ids)}"
+        )
+        if training.on_nonfinite == "stop":
+            raise shared(
+                TrainingError(
+                    f"{what}. List bad ones under data.skip_ids and start again, or pass the data "
+                    f"over with --skip-steps {self.state.step}:{self.state.step + 1}, or lower "
+                    f"training.learning_rate and start over with --restart"
+                )
             )
-        }
-        with precision(device, bf16=self.recipe.training.bf16):
-            output = self.model(**inputs, max_length=self.plan.capacity.tokens)
-        assert output.loss_sum is not None
-        assert output.token_losses is not None
-        if divisor > 0:
-            (output.loss_sum / divisor).backward()
-        real = pack.loss_weights > 0
-        losses = output.token_losses.cpu().numpy()[real]
-        modality = pack.modalities[pack.document_ids[pack.loss_positions[real]]]
-        parts[:, 0] += np.bincount(modality, weights=losses, minlength=len(MODALITIES))
-        parts[:, 1] += np.bincount(modality, minlength=len(MODALITIES))
-        return output.loss_sum.item()
+        self.state.nonfinite += 1
+        if self.state.nonfinite > training.max_nonfinite_steps:
+            raise shared(
+                TrainingError(
+                    f"{what}. This is step number {self.state.nonfinite} left out, more than "
+                    f"training.max_nonfinite_steps={training.max_nonfinite_steps} allows"
+                )
+            )
+        logger.warning("%s; step left out", what)
 
-    def _finish_step(self, batch: StepBatch, line: dict[str, Any]) -> None:
+    def _finish_step(self, batch: StepBatch, facts: StepFacts, line: dict[str, Any]) -> None:
         state = self.state
-        ids = ",".join(id for pack in batch.packs for id in pack.sample_ids)
-        state.chain = hashlib.sha256(f"{state.chain}|{ids}".encode()).hexdigest()[:16]
+        state.chain = facts.chain(state.chain)
         state.step += 1
+        if batch.position.segment != state.position.segment:
+            number = batch.position.segment
+            self._write(lambda: self.planned.enter(self.run, number))
+            state.plan = self.planned.records[number].digest
+            logger.info("segment %d begins with step %d", number, state.step)
         state.position = batch.position
         state.samples += line["samples"]
         # Before the log's line and the checkpoint, so that a replay knows of it.
-        self._record_skips(batch.skips, line["step"])
+        self._record_skips(facts.skips, line["step"])
         line |= {
             "tokens_per_second": round(line["tokens"] / line["seconds"]),
             "tiles_per_second": round(line["tiles"] / line["seconds"], 1),
             "chain": state.chain,
         }
         # The line comes before the checkpoint: a run killed between them writes it again.
-        self.run.log.append(line)
-        if self.progress:
+        self._write(lambda: self.run.log.append(line))
+        if self.progress and self.world.leads:
             self.progress(line)
         if state.step % self.recipe.checkpoint.every_steps == 0:
-            self._save()
+            self.checkpointer.save(self.updater, state)
             if self.hook:
-                metrics = self.hook(self.model, state.step)
-                self.run.log.append({"step": line["step"], "metrics": metrics})
+                self._evaluate(self.hook, state.step)
+
+    def _evaluate(self, hook: Hook, step: int) -> None:
+        """Call the hook on rank 0 with a whole copy of the model; the others wait."""
+        weights = gather_weights(self.model, self.world)
+
+        def call() -> dict[str, Any]:
+            assert weights is not None
+            return hook(whole_model(self.model.config, weights, self.world.device), step)
+
+        metrics = self.world.alone(call, at=self._here)
+        self._write(lambda: self.run.log.append({"step": step - 1, "metrics": metrics}))
+
+    def _write(self, work: Callable[[], None]) -> None:
+        """Write one of the run's files on rank 0; a failure stops all ranks at the next step."""
+        if not self.world.leads:
+            return
+        try:
+            work()
+        except OSError as error:
+            self._trouble = self._trouble or TrainingError(
+                f"{error.filename or self.run.root}: cannot be written ({error.strerror}); free "
+                f"space, or make it writable, and start again: the run goes on from its last "
+                f"checkpoint"
+            )
 
     def _record_skips(self, skips: list[Skip], step: int) -> None:
         for skip in skips:
             if skip.occurrence not in self.reader.skipped_before:
-                self.run.skips.append({"step": step, **vars(skip)})
+                entry = {"step": step, **vars(skip)}
+                self._write(lambda entry=entry: self.run.skips.append(entry))  # type: ignore[misc]
             logger.warning("step %d: skipped %s: %s", step, skip.sample_id, skip.detail)
         self.state.skipped += len(skips)
         limit = self.recipe.training.max_skip_fraction
         if self.state.skipped > limit * max(self.state.samples, SKIP_BASIS):
-            raise TrainingError(
-                f"{self.state.skipped} of {self.state.samples} samples could not be read, more "
-                f"than training.max_skip_fraction={limit} allows (see {self.run.skips.path}); "
-                f"prepare the data again, or raise the limit"
+            raise shared(
+                TrainingError(
+                    f"{self.state.skipped} of {self.state.samples} samples could not be read, "
+                    f"more than training.max_skip_fraction={limit} allows (see "
+                    f"{self.run.skips.path}); prepare the data again, or raise the limit"
+                )
             )
 
-    def _stop_not_finite(self, batch: StepBatch, loss: float, norm: float) -> None:
-        ids = [id for pack in batch.packs for id in pack.sample_ids]
-        shown = ", ".join(ids[:8]) + (f" and {len(ids) - 8} more" if len(ids) > 8 else "")
-        raise TrainingError(
-            f"step {self.state.step}: loss {loss} and gradient norm {norm} are not both finite; "
-            f"weights are as before the step. Samples: {shown}. List bad ones under "
-            f"data.skip_ids and start again, or lower training.learning_rate and start over "
-            f"with --restart"
-        )
+    def _export(self) -> None:
+        """Write the last weights in Hugging Face format, whole, by rank 0."""
+        weights = gather_weights(self.model, self.world)
+        self.model.eval()
 
-    def _save(self) -> None:
-        save_checkpoint(
-            self.run,
-            self.model,
-            self.reader.processor,
-            self.optimizer,
-            self.state,
-            keep=self.recipe.checkpoint.keep,
-        )
-        self._saved = self.state.step
+        def write() -> None:
+            try:
+                save_model(self.model, self.run.root, weights)
+                self.reader.processor.save_pretrained(self.run.root)
+            except OSError as error:
+                raise CheckpointError(
+                    f"{self.run.root}: the export could not be written ({error.strerror}); free "
+                    f"space and start again: the last checkpoint is whole"
+                ) from error
+
+        self.world.lead(write, at="export")

@@ -7,8 +7,14 @@ from typing import TYPE_CHECKING
 from smolvlm2.errors import ConfigError
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
+    from torch.distributed.device_mesh import DeviceMesh
     from torch.optim import AdamW
+
+Shards = dict[str, "nn.Parameter"]
+"""This rank's part of every parameter by name, as plain tensors on the parameters' memory.
+
+AdamW is elementwise, so it needs no more; going through DTensor doubles its time on a CPU."""
 
 PARTS = ("vision_encoder", "connector", "text_decoder")
 """Parts with a learning rate of their own; the head belongs to the text decoder."""
@@ -53,6 +59,57 @@ def part_of(name: str) -> str:
     """The part that a parameter belongs to."""
     part = name.split(".", 1)[0]
     return "text_decoder" if part == "lm_head" else part
+
+
+def local_shards(model: "nn.Module") -> Shards:
+    """The parts of a model's parameters that lie on this rank."""
+    import torch
+
+    from smolvlm2.training.parallelize import local
+
+    with torch.no_grad():
+        return {
+            name: torch.nn.Parameter(local(parameter.detach()), requires_grad=False)
+            for name, parameter in model.named_parameters()
+        }
+
+
+def hand_over_gradients(model: "nn.Module", shards: Shards) -> "list[nn.Parameter]":
+    """Give each shard its part of the gradient; returns the shards that have one."""
+    import torch
+
+    from smolvlm2.training.parallelize import local
+
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            gradient = parameter.grad
+            shards[name].grad = None if gradient is None else local(gradient)
+    return [shard for shard in shards.values() if shard.grad is not None]
+
+
+def clip_gradients(
+    shards: "list[nn.Parameter]", max_norm: float, mesh: "DeviceMesh | None"
+) -> "Tensor":
+    """Scale gradients down to ``max_norm``; the norm is that of the whole gradient.
+
+    Args:
+        shards: With gradients; the same parameters on every rank.
+        max_norm: Largest norm that stays as it is.
+        mesh: Over whose shards the squares are summed; copies hold equal gradients.
+
+    Returns:
+        The norm before, a scalar on the gradients' device.
+    """
+    import torch
+    import torch.distributed as dist
+
+    norm = torch.nn.utils.get_total_norm([shard.grad for shard in shards if shard.grad is not None])
+    if mesh is not None and mesh["shard"].size() > 1:
+        squares = norm.square()
+        dist.all_reduce(squares, group=mesh["shard"].get_group())
+        norm = squares.sqrt()
+    torch.nn.utils.clip_grads_with_norm_(shards, max_norm, norm)
+    return norm
 
 
 def build_optimizer(

@@ -1,44 +1,144 @@
 """What is applied to the model from outside, in one readable order.
 
-Checkpointing first, then (on several devices) sharding: the model knows nothing of it.
+Checkpointing first, then compilation, then sharding: the model knows nothing of it. A single
+process is a mesh of one.
 """
 
 import logging
-from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import (
+    CPUOffloadPolicy,
+    FSDPModule,
+    MixedPrecisionPolicy,
+    OffloadPolicy,
+    fully_shard,
+)
+from torch.distributed.tensor import DTensor
 from torch.utils.checkpoint import checkpoint
 
+from smolvlm2.errors import ConfigError
+from smolvlm2.model.config import SmolVLMConfig
+from smolvlm2.model.initialisation import empty_model
 from smolvlm2.model.smolvlm import SmolVLM
+from smolvlm2.training.distributed import World
+from smolvlm2.training.launch import ParallelSettings, Sharding
+from smolvlm2.training.memory import MemoryEstimate
+from smolvlm2.training.recipe import TrainingSettings
 
 logger = logging.getLogger(__name__)
 
-
-def choose_device(name: str | None = None) -> torch.device:
-    """The device to train on: the named one, else CUDA where there is one, else the CPU."""
-    if name is not None:
-        return torch.device(name)
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+FREE_SHARE = 0.9
+"""Of a device's memory: what a run may plan to use; the runtime and fragments take the rest."""
 
 
-def has_bf16(device: torch.device) -> bool:
-    """Whether a device multiplies bfloat16 in hardware."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
-    return device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
+@dataclass(kw_only=True, frozen=True)
+class Layout:
+    """How weights, gradients and optimiser state lie on the ranks."""
+
+    sharding: Sharding
+    """What is asked for."""
+    replicas: int
+    """Copies of the whole state."""
+    shards: int
+    """Ranks that share one copy."""
+
+    def __str__(self) -> str:
+        return f"{self.sharding}: {self.replicas} x {self.shards} ranks (copies x shards)"
 
 
-def precision(device: torch.device, *, bf16: bool) -> AbstractContextManager:
-    """The context of a forward pass: bfloat16 products where asked for and possible."""
-    if bf16 and has_bf16(device):
-        return torch.autocast(device.type, dtype=torch.bfloat16)
-    return nullcontext()
+def choose_layout(
+    settings: ParallelSettings,
+    *,
+    ranks: int,
+    ranks_a_machine: int,
+    memory: int | None,
+    estimate: MemoryEstimate,
+) -> Layout:
+    """The layout asked for, or with ``auto`` the least sharded one that fits.
+
+    Args:
+        settings: Of the recipe and the launcher.
+        ranks: All.
+        ranks_a_machine: Of them on one machine, where exchange is fast.
+        memory: Of one device, bytes; None where it is not known (CPU).
+        estimate: On one device without sharding.
+
+    Raises:
+        ConfigError: The ranks do not divide into groups of ``parallel.shard_size``.
+    """
+    group = min(settings.shard_size or ranks_a_machine, ranks)
+    sharding = settings.sharding
+    if sharding == "auto":
+        room = None if memory is None else FREE_SHARE * memory - estimate.activations
+        if room is None or estimate.states <= room:
+            sharding = "replicate"
+        elif group < ranks and ranks % group == 0 and estimate.states / group <= room:
+            sharding = "hybrid"
+        else:
+            sharding = "full"
+    if sharding == "replicate":
+        return Layout(sharding=sharding, replicas=ranks, shards=1)
+    if sharding == "full":
+        return Layout(sharding=sharding, replicas=1, shards=ranks)
+    if ranks % group:
+        raise ConfigError(
+            f"parallel.sharding=hybrid: {ranks} ranks do not divide into groups of {group}; set "
+            f"parallel.shard_size to a divisor of {ranks}"
+        )
+    return Layout(sharding=sharding, replicas=ranks // group, shards=group)
+
+
+def make_mesh(layout: Layout, device: torch.device) -> DeviceMesh:
+    """The ranks as rows of copies and columns of shards."""
+    if layout.replicas == 1:
+        return init_device_mesh(device.type, (layout.shards,), mesh_dim_names=("shard",))
+    shape = (layout.replicas, layout.shards)
+    return init_device_mesh(device.type, shape, mesh_dim_names=("replicate", "shard"))
+
+
+def parallelize(
+    model: SmolVLM,
+    world: World,
+    training: TrainingSettings,
+    settings: ParallelSettings,
+    layout: Layout,
+) -> DeviceMesh | None:
+    """Apply checkpointing, compilation and sharding to a model on its device.
+
+    Returns:
+        The mesh; None on devices that cannot shard (mps), which train in one process.
+    """
+    if training.gradient_checkpointing:
+        checkpoint_activations(model)
+    if training.compile:
+        compile_blocks(model)
+    if world.device.type not in ("cpu", "cuda"):
+        return None
+    mesh = make_mesh(layout, world.device)
+    # Weights that are whole anyway are not gathered twice.
+    reshard = settings.reshard_after_forward and layout.shards > 1
+    shard_model(
+        model,
+        mesh,
+        policy=precision_policy(world.device, bf16=training.bf16),
+        offload=_offload_policy(settings, world.device),
+        reshard_after_forward=reshard,
+    )
+    return mesh
+
+
+def blocks_of(model: SmolVLM) -> list[nn.Module]:
+    """The units of checkpointing, compilation and sharding."""
+    return [*model.vision_encoder.encoder.layers, *model.text_decoder.layers]
 
 
 def checkpoint_activations(model: SmolVLM) -> None:
     """Recompute each block's activations in the backward pass instead of keeping them."""
-    for layer in (*model.vision_encoder.encoder.layers, *model.text_decoder.layers):
+    for layer in blocks_of(model):
         _checkpoint_layer(layer)
 
 
@@ -51,3 +151,104 @@ def _checkpoint_layer(layer: nn.Module) -> None:
         return checkpoint(forward, *args, use_reentrant=False, preserve_rng_state=False)
 
     layer.forward = recomputed
+
+
+def compile_blocks(model: SmolVLM) -> None:
+    """Compile each block's forward; sharding hooks stay outside, around the compiled code."""
+    for layer in blocks_of(model):
+        layer.forward = torch.compile(layer.forward)
+
+
+def shard_model(
+    model: SmolVLM,
+    mesh: DeviceMesh,
+    *,
+    policy: MixedPrecisionPolicy,
+    offload: OffloadPolicy,
+    reshard_after_forward: bool,
+) -> None:
+    """Shard every block as a group of its own; all the rest is the root's group.
+
+    Embedding, final norm and head stay together in the root, tied or not: a tied pair in two
+    groups would lose half its gradient. Gradients are summed, never averaged: the loss is divided
+    by the weight of the whole step before the backward pass.
+    """
+    for layer in blocks_of(model):
+        fully_shard(
+            layer,
+            mesh=mesh,
+            mp_policy=policy,
+            offload_policy=offload,
+            reshard_after_forward=reshard_after_forward,
+        )
+    fully_shard(
+        model,
+        mesh=mesh,
+        mp_policy=policy,
+        offload_policy=offload,
+        reshard_after_forward=False,
+    )
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            # Both, and on every group: either alone still divides by the number of ranks.
+            module.set_force_sum_reduction_for_comms(True)
+            module.set_gradient_divide_factor(1.0)
+
+
+def precision_policy(device: torch.device, *, bf16: bool) -> MixedPrecisionPolicy:
+    """bf16 products on CUDA where asked for; weights kept and gradients summed in fp32."""
+    if device.type != "cuda" or not bf16:
+        return MixedPrecisionPolicy(cast_forward_inputs=False)
+    if not torch.cuda.is_bf16_supported():
+        logger.warning("training.bf16 is set, but %s has no bf16: computing in fp32", device)
+        return MixedPrecisionPolicy(cast_forward_inputs=False)
+    # Inputs stay as they are: loss weights must not lose digits.
+    return MixedPrecisionPolicy(
+        param_dtype=torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False
+    )
+
+
+def _offload_policy(settings: ParallelSettings, device: torch.device) -> OffloadPolicy:
+    if not settings.offload:
+        return OffloadPolicy()
+    if device.type != "cuda":
+        logger.info("parallel.offload has no effect on a %s: its memory is the CPU's", device.type)
+        return OffloadPolicy()
+    return CPUOffloadPolicy()
+
+
+def device_memory(device: torch.device) -> int | None:
+    """Bytes of a GPU; None elsewhere."""
+    if device.type != "cuda":
+        return None
+    return int(torch.cuda.get_device_properties(device).total_memory)
+
+
+def local(tensor: Tensor) -> Tensor:
+    """This rank's part of a tensor, as a plain tensor on the same memory."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+@torch.no_grad()
+def gather_weights(model: SmolVLM, world: World) -> dict[str, Tensor] | None:
+    """Whole weights by name on rank 0, in CPU memory; None on the others.
+
+    One tensor at a time, so that no rank needs room for all.
+    """
+    weights: dict[str, Tensor] = {}
+    for name, parameter in model.named_parameters():
+        whole = parameter.detach().to(world.device)
+        if isinstance(whole, DTensor):
+            whole = whole.full_tensor()
+        if world.leads:
+            weights[name] = whole.cpu()
+    return weights if world.leads else None
+
+
+def whole_model(config: SmolVLMConfig, weights: dict[str, Tensor], device: torch.device) -> SmolVLM:
+    """An unsharded model for evaluation, from what `gather_weights` gave."""
+    model = empty_model(config, dtype=torch.float32, device=device)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(weights[name])
+    return model.eval()

@@ -16,6 +16,7 @@ from smolvlm2.model.component_shapes import ComponentSettings
 from smolvlm2.plan.packs import PackSettings
 from smolvlm2.processing.tiling import ImageSettings
 from smolvlm2.processing.video import VideoSettings
+from smolvlm2.training.launch import ParallelSettings
 from smolvlm2.training.optimizer import OptimizerSettings
 from smolvlm2.training.schedule import ScheduleSettings
 
@@ -42,22 +43,34 @@ class TrainingSettings:
     vision_warmup_steps: int = 500
     """Steps over which its learning rate rises again after unfreezing."""
     bf16: bool = True
-    """Compute in bfloat16 where the hardware has it; weights and sums stay fp32."""
+    """Compute in bfloat16 on CUDA; weights and sums stay fp32."""
     gradient_checkpointing: bool = True
     """Recompute block activations in the backward pass instead of keeping them."""
+    compile: bool = False
+    """Compile each block with torch.compile."""
     seed: int = 42
     """Of the order, the connector's weights and nothing else: there is no other randomness."""
     threads: int | None = None
     """CPU threads of the main process; None: torch's default."""
     max_skip_fraction: float = 0.001
     """Share of samples that may be unreadable before the run stops."""
+    on_nonfinite: Literal["stop", "skip"] = "stop"
+    """What a step does whose loss or gradient is not finite: ``stop`` ends the run before the
+    update, ``skip`` leaves the weights as they are and goes on."""
+    max_nonfinite_steps: int = 10
+    """Steps that ``skip`` may leave out in a run."""
 
     def __post_init__(self) -> None:
         counts = ("per_device_train_batch_size", "gradient_accumulation_steps", "max_steps")
         for name in (*counts, "reference_devices"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"training.{name} is {getattr(self, name)}, expected at least 1")
-        for name in ("learning_rate", "vision_warmup_steps", "max_skip_fraction"):
+        for name in (
+            "learning_rate",
+            "vision_warmup_steps",
+            "max_skip_fraction",
+            "max_nonfinite_steps",
+        ):
             if not getattr(self, name) >= 0:
                 raise ConfigError(f"training.{name} is {getattr(self, name)}, expected 0 or more")
         if self.threads is not None and self.threads < 1:
@@ -117,10 +130,36 @@ class CheckpointSettings:
     """Steps between checkpoints."""
     keep: int = 3
     """Newest checkpoints that stay."""
+    background: bool | None = None
+    """Write while training goes on, from a copy in CPU memory; null: on CUDA only, since on a CPU
+    the writing would take its time from the training."""
 
     def __post_init__(self) -> None:
         if self.every_steps < 1 or self.keep < 1:
             raise ConfigError("checkpoint.every_steps and checkpoint.keep must be at least 1")
+
+
+@dataclass(kw_only=True)
+class SegmentSettings:
+    """What changes from a step on; what is not given stays as it was before."""
+
+    first_step: int
+    """Optimiser step at which the change begins."""
+    mixture: MixtureSettings | None = None
+    """Sources and shares; a source that both have goes on where it was left."""
+    pack: PackSettings | None = None
+    """Capacity of a pack. All packs of a run take the memory of the largest."""
+    gradient_accumulation_steps: int | None = None
+    """As under ``training``: more make a larger batch."""
+
+    def __post_init__(self) -> None:
+        if self.first_step < 1:
+            raise ConfigError(f"segments: first_step is {self.first_step}, expected at least 1")
+        steps = self.gradient_accumulation_steps
+        if steps is not None and steps < 1:
+            raise ConfigError(
+                f"segments: gradient_accumulation_steps is {steps}, expected at least 1"
+            )
 
 
 @dataclass(kw_only=True)
@@ -149,5 +188,9 @@ class Recipe:
     """How gradients become updates."""
     schedule: ScheduleSettings = field(default_factory=ScheduleSettings)
     """How the learning rate changes."""
+    parallel: ParallelSettings = field(default_factory=ParallelSettings)
+    """How it is spread over processes."""
+    segments: list[SegmentSettings] = field(default_factory=list)
+    """Changes of the data at later steps, in order: a curriculum, or a batch that grows."""
     checkpoint: CheckpointSettings = field(default_factory=CheckpointSettings)
     """When the run is saved."""

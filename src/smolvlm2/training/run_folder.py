@@ -2,8 +2,9 @@
 
 config.yaml    the merged recipe
 log.jsonl      one line a step
+exit_status    how the last start ended, when it ended in order; for scripts behind a launcher
 skips.jsonl    one line for each sample that could not be read
-plan/          what the plan resolved to
+plan/          what the plan resolved to; passed_over.jsonl: data left out by --skip-steps
 checkpoints/   step-00000500/ ..., latest -> the newest
 config.json, model.safetensors, ...   the last export, in Hugging Face format
 """
@@ -23,19 +24,35 @@ from smolvlm2.training.recipe import Recipe
 FREE_KEYS = (
     "data.root",
     "data.workers",
+    "parallel.",
     "checkpoint.",
     "training.threads",
     "data.sample_timeout_s",
     "data.skip_ids",
     "training.max_skip_fraction",
+    "training.on_nonfinite",
+    "training.max_nonfinite_steps",
 )
-"""Settings that may change when a run is resumed. All but the last three leave its result as it is;
+"""Settings that may change when a run is resumed. All but the last four leave its result as it is;
 those are the ways out that errors name."""
+PLAN_KEYS = (
+    "data.mixture",
+    "limits.",
+    "pack.",
+    "segments",
+    "image.",
+    "video.",
+    "training.per_device_train_batch_size",
+    "training.gradient_accumulation_steps",
+    "training.reference_devices",
+)
+"""Settings that decide which data make which step; ``--replan`` lets them change from there on."""
 WRITTEN = (
     "checkpoints",
     "plan",
     "log.jsonl",
     "skips.jsonl",
+    "exit_status",
     "config.json",
     "generation_config.json",
     "model.safetensors",
@@ -55,17 +72,38 @@ class RunFolder:
         self.root = Path(root)
         self.log = JsonLines(self.root / "log.jsonl")
         self.skips = JsonLines(self.root / "skips.jsonl")
+        self.passed_over = JsonLines(self.root / "plan" / "passed_over.jsonl")
+        self.left_out = JsonLines(self.root / "plan" / "left_out.jsonl")
 
     def steps(self) -> list[Path]:
         """Complete step folders, oldest first."""
         return sorted((self.root / "checkpoints").glob("step-????????"))
 
-    def check(self, recipe: Recipe, *, restart: bool) -> bool:
+    def resumable(self) -> list[Path]:
+        """Step folders to try, likeliest first: what `latest` names, then older ones.
+
+        Newer ones than that belong to a branch that ``--resume STEP`` has left.
+        """
+        steps, latest = self.steps(), self.root / LATEST
+        if latest.is_symlink():
+            steps = [step for step in steps if step.name <= os.readlink(latest)]
+        return steps[::-1]
+
+    def point_at(self, step: Path) -> None:
+        """Let `latest` name a step folder."""
+        link, new = self.root / LATEST, self.root / "checkpoints" / ".latest"
+        new.unlink(missing_ok=True)
+        new.symlink_to(step.name)
+        os.replace(new, link)
+        sync_folder(link.parent)
+
+    def check(self, recipe: Recipe, *, restart: bool, replan: bool = False) -> bool:
         """Look at what lies in the folder before anything is changed.
 
         Args:
             recipe: Of the run.
             restart: Whether an earlier run would be thrown away.
+            replan: Whether what decides the data may differ.
 
         Returns:
             Whether an earlier run with checkpoints goes on.
@@ -93,15 +131,32 @@ class RunFolder:
                     f"another --output-dir, or start over with --restart"
                 )
             return False
-        self._compare(recipe)
+        self._compare(recipe, FREE_KEYS + PLAN_KEYS if replan else FREE_KEYS)
         return True
 
     def begin(self, recipe: Recipe, *, resumed: bool) -> None:
-        """Make the folder after `check`; without ``resumed`` an earlier run in it goes."""
-        if not resumed:
-            self.clear()
-        self.root.mkdir(parents=True, exist_ok=True)
-        save_config(recipe, self.root / "config.yaml")
+        """Make the folder after `check`; without ``resumed`` an earlier run in it goes.
+
+        Raises:
+            ResumeError: The folder cannot be written to.
+        """
+        try:
+            if not resumed:
+                self.clear()
+            self.root.mkdir(parents=True, exist_ok=True)
+            for left in (self.root / "checkpoints").glob(".step-*.partial"):
+                shutil.rmtree(left)
+            (self.root / "exit_status").unlink(missing_ok=True)
+            save_config(recipe, self.root / "config.yaml")
+        except OSError as error:
+            raise ResumeError(
+                f"{self.root}: cannot be written to ({error.strerror}); choose another "
+                f"--output-dir, or make it writable"
+            ) from error
+
+    def end(self, code: int) -> None:
+        """Leave the exit status where a script finds it that only sees its launcher's."""
+        (self.root / "exit_status").write_text(f"{code}\n", encoding="utf-8")
 
     def clear(self) -> None:
         """Remove what a run writes, and nothing else; ``config.yaml``, which marks it, last."""
@@ -121,7 +176,7 @@ class RunFolder:
         except ConfigError:
             return False
 
-    def _compare(self, recipe: Recipe) -> None:
+    def _compare(self, recipe: Recipe, free: tuple[str, ...]) -> None:
         try:
             saved = load_config(Recipe, self.root / "config.yaml")
         except ConfigError as error:
@@ -132,7 +187,7 @@ class RunFolder:
         differences = [
             f"{key}: {before} before, {after} now"
             for key, before, after in diff_configs(saved, recipe)
-            if not key.startswith(FREE_KEYS)
+            if not key.startswith(free)
         ]
         if differences:
             raise ResumeError(
@@ -147,11 +202,7 @@ class RunFolder:
         if final.exists():
             shutil.rmtree(final)
         os.rename(partial, final)
-        link, new = self.root / LATEST, self.root / "checkpoints" / ".latest"
-        new.unlink(missing_ok=True)
-        new.symlink_to(final.name)
-        os.replace(new, link)
-        sync_folder(link.parent)
+        self.point_at(final)
         # Broken newer ones, passed over on resume, must not push out this one; they are replaced
         # when the run gets there.
         for old in [step for step in self.steps() if step.name <= final.name][:-keep]:
@@ -185,14 +236,16 @@ class JsonLines:
 
     def cut(self, step: int) -> None:
         """Drop lines of ``step`` and later ones: a resumed run writes them again."""
-        self._replace([line for line in self if line["step"] < step])
+        self.replace([line for line in self if line["step"] < step])
 
     def mend(self) -> None:
         """Drop half a line at the end, which the next one would be joined to."""
         if self.path.is_file():
-            self._replace(list(self))
+            self.replace(list(self))
 
-    def _replace(self, lines: list[dict[str, Any]]) -> None:
+    def replace(self, lines: list[dict[str, Any]]) -> None:
+        """Write the file anew, whole or not at all."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
         temporary = self.path.with_name(self.path.name + ".partial")
         with temporary.open("w", encoding="utf-8") as file:
             file.writelines(json.dumps(line) + "\n" for line in lines)

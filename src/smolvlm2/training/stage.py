@@ -1,5 +1,6 @@
 """From a recipe to a trainer: model, processor, data, plan."""
 
+import logging
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -7,20 +8,32 @@ from typing import Any
 
 import torch
 
-from smolvlm2.errors import CheckpointError, ConfigError
+from smolvlm2.errors import CheckpointError, ConfigError, ResumeError
 from smolvlm2.loading.reader import PackReader
 from smolvlm2.model.component_shapes import component_shapes
 from smolvlm2.model.components import load_components
 from smolvlm2.model.config import SmolVLMConfig
 from smolvlm2.model.hub import write_json
+from smolvlm2.model.initialisation import empty_model
 from smolvlm2.model.smolvlm import SmolVLM
+from smolvlm2.plan.packs import Capacity
+from smolvlm2.plan.plan import Position
+from smolvlm2.plan.ranks import check_ranks, useful_bound
 from smolvlm2.processing.processor import Processor
 from smolvlm2.processing.tokenizer import Tokenizer, extend_for_images
+from smolvlm2.training.checkpoints import find_checkpoint
+from smolvlm2.training.distributed import World, connect
+from smolvlm2.training.launch import Launch
 from smolvlm2.training.loop import Hook, Trainer
-from smolvlm2.training.parallelize import checkpoint_activations, choose_device
-from smolvlm2.training.planning import plan_data
+from smolvlm2.training.memory import estimate_memory
+from smolvlm2.training.parallelize import Layout, choose_layout, device_memory, parallelize
+from smolvlm2.training.passed_over import Range, ranges_of, record_range
 from smolvlm2.training.recipe import Recipe
 from smolvlm2.training.run_folder import RunFolder
+from smolvlm2.training.segments import PlannedRun, plan_run
+from smolvlm2.training.signals import StopRequest
+
+logger = logging.getLogger(__name__)
 
 
 def starting_config(recipe: Recipe, checkpoint: str | Path | None) -> SmolVLMConfig:
@@ -61,31 +74,141 @@ def build_trainer(
     *,
     checkpoint: str | Path | None = None,
     restart: bool = False,
+    resume: int | None = None,
+    replan: bool = False,
+    skip_steps: Range | None = None,
     device: str | None = None,
+    launch: Launch | None = None,
     hook: Hook | None = None,
     progress: Callable[[dict[str, Any]], None] | None = None,
+    stop: StopRequest | None = None,
 ) -> Trainer:
-    """Everything that a stage needs, at its first step or where it was left.
+    """Everything that a stage needs, at its first step or where it was left. All ranks call it.
 
     Args:
         recipe: Of the stage.
         output: The run folder; an unfinished run of the same recipe in it goes on.
         checkpoint: What to start from; None: the recipe's components.
         restart: Throw an earlier run in ``output`` away.
+        resume: Step of the checkpoint to go on from; None: the newest whole one.
+        replan: Begin a new segment there, with this recipe's data settings and the data as they
+            are now.
+        skip_steps: Steps of the run that goes on whose data are passed over.
         device: Where to train; None: CUDA where there is one, else the CPU.
+        launch: How this process was started; None: alone.
         hook: Evaluation after each checkpoint.
-        progress: Called with every line of the log.
+        progress: Called on rank 0 with every line of the log.
+        stop: Asked before every step whether to save and end.
 
     Raises:
         ResumeError: The folder cannot take this run, or holds one with another recipe or data.
-        ConfigError: The run would start from the folder that it writes to.
+        ConfigError: The run would start from the folder that it writes to, or fewer ranks are here
+            than promised.
         CheckpointError: Tokenizer and model do not belong together.
+        PlanError: There are more ranks than packs in a step.
     """
     if recipe.training.threads is not None:
         torch.set_num_threads(recipe.training.threads)
+    world = connect(
+        launch or Launch(),
+        device,
+        timeout=recipe.parallel.timeout_seconds,
+        start_timeout=recipe.parallel.start_timeout_seconds,
+    )
     run = RunFolder(output)
-    resumed = run.check(recipe, restart=restart)
+    resumed = world.lead(
+        lambda: _look_at(
+            run,
+            recipe,
+            checkpoint,
+            restart=restart,
+            resume=resume,
+            replan=replan,
+            skip=skip_steps,
+        ),
+        at="start",
+    )
+    found = find_checkpoint(run, world, resume) if resumed else None
+    position = found[1].position if found else None
+    config, processor, planned, model = world.together(
+        lambda: _parts(run, recipe, checkpoint, world, position=position, replan=replan),
+        at="start",
+    )
+    # Only now that nothing can be missing any more does an earlier run go.
+    world.lead(lambda: _begin(run, recipe, planned, resumed=resumed), at="start")
+    layout = _choose_layout(recipe, config, planned.plan.capacity, world)
+    mesh = parallelize(model, world, recipe.training, recipe.parallel, layout)
+    reader = PackReader(
+        tables=planned.plan.tables,
+        manifests=planned.manifests,
+        processor=processor,
+        capacity=planned.plan.capacity,
+        image_token_id=config.image_token_id,
+        pad_token_id=config.pad_token_id,
+        loss_weight=recipe.loss.weight,
+    )
+    trainer = Trainer(
+        recipe=recipe,
+        run=run,
+        world=world,
+        model=model,
+        mesh=mesh,
+        planned=planned,
+        reader=reader,
+        hook=hook,
+        progress=progress,
+        stop=stop or StopRequest(),
+    )
+    if found:
+        trainer.resume(*found)
+    world.lead(lambda: _record_left_out(run, recipe, trainer.state.step), at="start")
+    if found and skip_steps is not None:
+        step = trainer.state.step
+        world.lead(lambda: record_range(run, skip_steps, step=step), at="start")
+    if planned.steps is not None:
+        passed = world.lead(lambda: ranges_of(run), at="start")
+        steps = planned.steps - sum(end - first for first, end in passed)
+        if steps < recipe.training.max_steps:
+            # Learning rates follow the steps that there are; the saved recipe stays as it was.
+            trainer.recipe = replace(recipe, training=replace(recipe.training, max_steps=steps))
+    return trainer
+
+
+def _look_at(
+    run: RunFolder,
+    recipe: Recipe,
+    checkpoint: str | Path | None,
+    *,
+    restart: bool,
+    resume: int | None,
+    replan: bool,
+    skip: Range | None,
+) -> bool:
+    """Whether an earlier run goes on; refuses what contradicts the folder."""
+    resumed = run.check(recipe, restart=restart, replan=replan)
     _check_apart(run, checkpoint, restart=restart)
+    if not resumed and resume is not None:
+        raise ResumeError(f"{run.root}: no run to go on from step {resume}; leave out --resume")
+    if not resumed and replan:
+        raise ResumeError(f"{run.root}: no run to plan anew; leave out --replan")
+    if not resumed and skip is not None:
+        raise ResumeError(
+            f"{run.root}: no run to go on with --skip-steps {skip[0]}:{skip[1]}; data are passed "
+            f"over in a run that has a checkpoint before them"
+        )
+    return resumed
+
+
+def _parts(
+    run: RunFolder,
+    recipe: Recipe,
+    checkpoint: str | Path | None,
+    world: World,
+    *,
+    position: Position | None,
+    replan: bool,
+) -> tuple[SmolVLMConfig, Processor, PlannedRun, SmolVLM]:
+    """What a stage is made of, on every rank alike."""
     config = starting_config(recipe, checkpoint)
     tokenizer = starting_tokenizer(recipe, checkpoint)
     if tokenizer.vocab_size != config.text.vocab_size:
@@ -94,40 +217,55 @@ def build_trainer(
             f"{config.text.vocab_size} rows; they do not belong together"
         )
     processor = Processor.for_model(config, tokenizer, image=recipe.image, video=recipe.video)
-    data = plan_data(recipe, processor, context=config.text.max_position_embeddings, config=config)
-    if resumed:  # every weight comes from the run's own checkpoint
-        model = SmolVLM.from_random(config, seed=recipe.training.seed)
+    planned = plan_run(run, recipe, processor, config, position=position, replan=replan)
+    packs = min(segment.plan.packs_per_step for segment in planned.plan.segments)
+    warning = check_ranks(packs, world.size)
+    if warning is not None:
+        logger.warning(warning)
+    if world.size > 1:
+        share = useful_bound(packs, world.size)
+        logger.info(
+            "%d packs a step on %d ranks: %.0f %% useful at most", packs, world.size, 100 * share
+        )
+    if position is not None:  # every weight comes from the run's own checkpoint
+        model = empty_model(config, dtype=torch.float32, device=world.device)
     elif checkpoint is None:
         model = load_components(recipe.model, seed=recipe.training.seed)
     else:
         model = SmolVLM.from_pretrained(checkpoint, dtype=torch.float32)
-    model = model.to(choose_device(device))
-    # Only now that nothing can be missing any more does an earlier run go.
+    return config, processor, planned, model.to(world.device)
+
+
+def _begin(run: RunFolder, recipe: Recipe, planned: PlannedRun, *, resumed: bool) -> None:
     run.begin(recipe, resumed=resumed)
-    write_json(data.facts, run.root / "plan" / "plan.json")
-    if recipe.training.gradient_checkpointing:
-        checkpoint_activations(model)
-    reader = PackReader(
-        tables=data.tables,
-        manifests=data.manifests,
-        processor=processor,
-        capacity=data.plan.capacity,
-        image_token_id=config.image_token_id,
-        pad_token_id=config.pad_token_id,
-        loss_weight=recipe.loss.weight,
+    planned.save(run)
+    write_json(planned.facts, run.root / "plan" / "plan.json")
+
+
+def _record_left_out(run: RunFolder, recipe: Recipe, step: int) -> None:
+    """Write down which samples the user leaves out from here on, where that changes."""
+    known = [line for line in run.left_out if line["step"] < step]
+    ids = sorted(recipe.data.skip_ids)
+    run.left_out.replace(known)
+    if ids != (known[-1]["ids"] if known else []):
+        run.left_out.append({"step": step, "ids": ids})
+
+
+def _choose_layout(
+    recipe: Recipe, config: SmolVLMConfig, capacity: Capacity, world: World
+) -> Layout:
+    training = recipe.training
+    start = training.unfreeze_vision_after_steps
+    trains = not training.freeze_vision_encoder or (
+        start is not None and start < training.max_steps
     )
-    if data.steps is not None and data.steps < recipe.training.max_steps:
-        # Learning rates follow the steps that there are; the saved recipe stays as it was given.
-        recipe = replace(recipe, training=replace(recipe.training, max_steps=data.steps))
-    trainer = Trainer(
-        recipe=recipe,
-        run=run,
-        model=model,
-        plan=data.plan,
-        reader=reader,
-        hook=hook,
-        progress=progress,
+    layout = choose_layout(
+        recipe.parallel,
+        ranks=world.size,
+        ranks_a_machine=world.local_size,
+        memory=device_memory(world.device),
+        estimate=estimate_memory(config, capacity, training, vision_trains=trains),
     )
-    if resumed:
-        trainer.resume()
-    return trainer
+    if world.size > 1:
+        logger.info("%d ranks on %s, %s", world.size, world.device.type, layout)
+    return layout

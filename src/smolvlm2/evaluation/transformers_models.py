@@ -1,0 +1,174 @@
+"""Checkpoints run by transformers: SmolVLMs on our pixels and ids, any other on its own."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from smolvlm2.errors import CheckpointError, MissingDependencyError
+from smolvlm2.evaluation.backends import Asked, Reply
+from smolvlm2.evaluation.benchmark import Benchmark, PromptStyle
+from smolvlm2.evaluation.clips import frame_rule
+from smolvlm2.evaluation.pictures import Pictures, decode_pictures, picture_messages
+from smolvlm2.evaluation.prompts import conversation
+from smolvlm2.evaluation.questions import Medium, Question
+from smolvlm2.processing.video import VideoSettings
+
+SMOLVLM_TYPES = ("smolvlm", "idefics3")
+"""Model types whose prompts and pixels our processor makes exactly."""
+
+
+class TransformersGenerator:
+    """transformers' SmolVLM behind the interface of ours: same ids and pixels, their code."""
+
+    def __init__(self, model: Any) -> None:
+        """Wrap a loaded model."""
+        self.model = model
+        self.tokens = (
+            model.config.vision_config.image_size
+            // model.config.vision_config.patch_size
+            // model.config.scale_factor
+        ) ** 2
+
+    def state_dict(self) -> Any:
+        """The model's weights, for a digest."""
+        return self.model.state_dict()
+
+    def generate(
+        self,
+        input_ids: Any,
+        *,
+        attention_mask: Any,
+        max_new_tokens: int,
+        min_new_tokens: int = 0,
+        pixel_values: Any = None,
+        tile_index: Any = None,
+    ) -> list[list[int]]:
+        """New token ids of each row, without the stop token; arguments as ours."""
+        import torch
+
+        device = self.model.device
+        inputs = {"input_ids": input_ids.to(device), "attention_mask": attention_mask.to(device)}
+        if pixel_values is not None:
+            tiles = (pixel_values[tile_index].float() * (2 / 255) - 1).to(self.model.dtype)
+            wanted = (input_ids == self.model.config.image_token_id).sum(dim=1) // self.tokens
+            # Rows of equally many tiles, zeros behind: what their processor makes.
+            padded = tiles.new_zeros(len(input_ids), max(1, int(wanted.max())), *tiles.shape[1:])
+            for row, part in enumerate(tiles.split(wanted.tolist())):
+                padded[row, : len(part)] = part
+            inputs["pixel_values"] = padded.to(device)
+        with torch.no_grad():
+            rows = self.model.generate(
+                **inputs,
+                do_sample=False,
+                max_new_tokens=max_new_tokens,
+                min_new_tokens=min_new_tokens or None,
+            )
+        stops = _stops(self.model)
+        return [_until(row, stops) for row in rows[:, input_ids.shape[1] :].tolist()]
+
+
+@dataclass(kw_only=True)
+class TransformersBackend:
+    """Any image-text-to-text checkpoint, prompted by its own chat template."""
+
+    model: Any
+    processor: Any
+    name: str
+    """Path or hub id."""
+    benchmark: Benchmark
+    style: PromptStyle = "native"
+    blank_images: bool = False
+    """Replace every picture by mid-grey."""
+    video: VideoSettings
+    """Which frames of a clip are shown, as pictures."""
+
+    def describe(self) -> dict[str, Any]:
+        """Settings that change an answer."""
+        return {
+            "backend": "transformers",
+            "model": self.name,
+            "dtype": str(self.model.dtype),
+            "max_frames": self.video.max_frames,
+            "fps": self.video.fps,
+        }
+
+    def decode(self, medium: Medium) -> Pictures:
+        """Pictures of a medium."""
+        return decode_pictures(medium, self.video, frame_rule(self.style), blank=self.blank_images)
+
+    def ask(self, question: Question, media: Sequence[Pictures]) -> Asked:
+        """Messages with PIL images in them."""
+        times = [t for found in media for t in found.timestamps]
+        messages = picture_messages(
+            conversation(question, self.benchmark, self.style, times),
+            media,
+            lambda image: {"type": "image", "image": image},
+        )
+        count = sum(len(found.images) for found in media)
+        text = sum(len(str(item.get("text", ""))) for m in messages for item in m["content"])
+        return Asked(question=question, prompt=messages, media=tuple(media), shape=(count, text))
+
+    def answer(self, batch: Sequence[Asked]) -> list[Reply]:
+        """Greedy answers."""
+        import torch
+
+        inputs = self.processor.apply_chat_template(
+            [asked.prompt for asked in batch],
+            add_generation_prompt=True,
+            tokenize=True,
+            return_dict=True,
+            return_tensors="pt",
+            processor_kwargs={"padding": True, "padding_side": "left"},
+        ).to(self.model.device, dtype=self.model.dtype)
+        prompt = self.benchmark.prompt(self.style)
+        with torch.no_grad():
+            rows = self.model.generate(
+                **inputs,
+                do_sample=False,
+                max_new_tokens=prompt.max_new_tokens or self.benchmark.max_new_tokens,
+            )
+        stops = _stops(self.model)
+        new = [_until(row, stops) for row in rows[:, inputs["input_ids"].shape[1] :].tolist()]
+        texts = self.processor.batch_decode(new, skip_special_tokens=True)
+        return [
+            Reply(text=text.strip(), tokens=len(ids)) for text, ids in zip(texts, new, strict=True)
+        ]
+
+
+def load_transformers(
+    checkpoint: str, *, device: str = "cpu", dtype: str = "auto"
+) -> tuple[Any, Any]:
+    """Model and processor of a checkpoint: for a SmolVLM a ``TransformersGenerator`` and our
+    ``Processor``, else transformers' own two.
+
+    Raises:
+        MissingDependencyError: transformers is not installed.
+        CheckpointError: transformers cannot load it.
+    """
+    try:
+        from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+    except ImportError as error:
+        raise MissingDependencyError(
+            "--backend transformers needs transformers: pip install transformers"
+        ) from error
+    from smolvlm2.processing.processor import Processor
+
+    try:
+        kind = AutoConfig.from_pretrained(checkpoint).model_type
+        model = AutoModelForImageTextToText.from_pretrained(checkpoint, dtype=dtype)
+        model = model.eval().to(device)
+        if kind in SMOLVLM_TYPES:
+            return TransformersGenerator(model), Processor.from_pretrained(checkpoint)
+        return model, AutoProcessor.from_pretrained(checkpoint)
+    except (OSError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{checkpoint}: transformers cannot load it ({error})") from error
+
+
+def _stops(model: Any) -> set[int]:
+    found = model.generation_config.eos_token_id
+    return set(found if isinstance(found, list) else [found])
+
+
+def _until(row: list[int], stops: set[int]) -> list[int]:
+    end = next((place for place, token in enumerate(row) if token in stops), len(row))
+    return row[:end]

@@ -1,0 +1,278 @@
+"""The processes of one run: how they find each other, and what they tell each other.
+
+Tensors of the model travel over NCCL (CUDA) or gloo (CPU); words between ranks always over gloo.
+A single process is a world of one, and goes through the same code.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any, NoReturn, TypeVar
+
+import torch
+import torch.distributed as dist
+
+from smolvlm2.errors import ConfigError, SmolVLMError, TrainingError
+from smolvlm2.training.launch import Launch
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+ROLL_CALL_SECONDS = 10.0
+"""After a failed exchange: how long the ranks that are left wait for each other's sign of life."""
+HOOK_SECONDS = 7 * 86400.0
+"""Longest wait for what rank 0 does alone, such as an evaluation."""
+
+_world: "World | None" = None
+
+
+class World:
+    """All ranks of a run, seen from one of them. Made by `connect`.
+
+    Args:
+        launch: Rank and number of ranks.
+        device: Of this rank.
+        store: Keys and values that all ranks see.
+        timeout: Longest wait for another rank, seconds.
+    """
+
+    def __init__(
+        self, launch: Launch, device: torch.device, store: dist.Store, *, timeout: float
+    ) -> None:
+        self.rank, self.size = launch.rank, launch.size
+        self.local_size = launch.local_size
+        self.device = device
+        self.timeout = timeout
+        self._store = store
+        self._meetings = 0
+        wait = timedelta(seconds=timeout)
+        # Both: with offloaded weights, norms and exports are reduced from CPU memory.
+        backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+        dist.init_process_group(
+            backend,
+            store=dist.PrefixStore("default", store),
+            rank=self.rank,
+            world_size=self.size,
+            timeout=wait,
+            device_id=device if device.type == "cuda" else None,
+        )
+        self.control = dist.new_group(backend="gloo", timeout=wait)
+        # Of its own: a checkpoint written in the background exchanges words while a step does.
+        self.saving = dist.new_group(backend="gloo", timeout=wait)
+
+    @property
+    def leads(self) -> bool:
+        """Whether this is rank 0, which writes the run's files and speaks to the user."""
+        return self.rank == 0
+
+    def gather(self, value: T, *, at: str) -> list[T]:
+        """Every rank's ``value``, by rank, on every rank.
+
+        Args:
+            value: Of this rank; anything that pickles.
+            at: Where in the run, for the message when a rank does not come.
+
+        Raises:
+            TrainingError: A rank did not arrive; names it.
+        """
+        if self.size == 1:
+            return [value]
+        values: list[Any] = [None] * self.size
+        try:
+            dist.all_gather_object(values, value, group=self.control)
+        except RuntimeError as error:
+            self.name_the_missing(at, error)
+        return values
+
+    def lead(self, work: Callable[[], T], *, at: str) -> T:
+        """What ``work`` gives on rank 0, on every rank; an error meant for users reaches all."""
+        outcome: list[Any] = [None, None]
+        if self.leads:
+            try:
+                outcome[0] = work()
+            except SmolVLMError as error:
+                outcome[1] = error
+        if self.size > 1:
+            try:
+                dist.broadcast_object_list(outcome, src=0, group=self.control)
+            except RuntimeError as error:
+                self.name_the_missing(at, error)
+        if outcome[1] is not None:
+            raise shared(outcome[1])
+        return outcome[0]
+
+    def together(self, work: Callable[[], T], *, at: str) -> T:
+        """Do ``work`` on every rank; if it fails with an error meant for users, all raise it."""
+        result, failure = None, None
+        try:
+            result = work()
+        except SmolVLMError as error:
+            failure = error
+        self.agree(failure, at=at)
+        return result  # type: ignore[return-value]
+
+    def agree(self, failure: SmolVLMError | None, *, at: str) -> None:
+        """Raise the first rank's failure on all ranks, or on none."""
+        for each in self.gather(failure, at=at):
+            if each is not None:
+                raise shared(each)
+
+    def alone(self, work: Callable[[], T], *, at: str) -> T | None:
+        """Let rank 0 work while the others wait as long as it takes; None on the others."""
+        self._meetings += 1
+        key = f"alone/{self._meetings}"
+        if self.leads:
+            try:
+                return work()
+            finally:
+                self._store.set(key, "done")
+        try:
+            self._store.wait([key], timedelta(seconds=HOOK_SECONDS))
+        except RuntimeError as error:
+            raise TrainingError(f"{at}: rank 0 did not come back ({error})") from error
+        return None
+
+    @contextmanager
+    def watch(self, at: str) -> Iterator[None]:
+        """Around exchanges that torch makes by itself: a lost rank is named like in `gather`."""
+        try:
+            yield
+        except RuntimeError as error:
+            # Gloo's complaints about a peer have no type of their own.
+            lost = isinstance(error, dist.DistError) or "gloo" in str(error)
+            if self.size == 1 or not lost:
+                raise
+            self.name_the_missing(at, error)
+
+    def name_the_missing(self, at: str, error: Exception) -> NoReturn:
+        """Say which ranks gave no sign of life after an exchange failed.
+
+        Raises:
+            TrainingError: Always.
+        """
+        missing = self._roll_call()
+        names = ", ".join(map(str, missing))
+        who = f"rank{'s' if missing[1:] else ''} {names} of {self.size}" if missing else "a rank"
+        raise TrainingError(
+            f"{at}: {who} did not arrive within {self.timeout:g} s, or ended; look at the end of "
+            f"its output. The run goes on from its last checkpoint when it is started again"
+        ) from error
+
+    def _roll_call(self) -> list[int]:
+        """Ranks that do not answer in time."""
+        left = [0]  # without an answer from the meeting point: the rank that keeps it
+        try:
+            self._store.set(f"roll call/{self.rank}", "here")
+            left = list(range(self.size))
+            end = time.monotonic() + ROLL_CALL_SECONDS
+            while left and time.monotonic() < end:
+                left = [rank for rank in left if not self._store.check([f"roll call/{rank}"])]
+                time.sleep(0.05)
+        except RuntimeError:  # it went with rank 0, which had answered or not
+            pass
+        return left
+
+    def close(self) -> None:
+        """Leave; the process can connect again."""
+        global _world
+        dist.destroy_process_group()
+        _world = None
+
+
+def shared(error: SmolVLMError) -> SmolVLMError:
+    """Mark an error that all ranks raise: only rank 0 prints it."""
+    error.shared = True  # type: ignore[attr-defined]
+    return error
+
+
+def connect(
+    launch: Launch,
+    device: str | None = None,
+    *,
+    timeout: float = 1800.0,
+    start_timeout: float = 600.0,
+) -> World:
+    """Find the other ranks.
+
+    A process that is connected to the same device stays so: one run after another share a world.
+
+    Args:
+        launch: From `launch.read_launch`.
+        device: ``cpu``, ``cuda``, ``mps``; None: CUDA where there is one, else the CPU.
+        timeout: Longest wait for another rank, seconds.
+        start_timeout: Longest wait for all promised ranks at the start, seconds.
+
+    Raises:
+        ConfigError: Fewer ranks or devices than promised; names both numbers.
+    """
+    global _world
+    chosen = choose_device(launch, device)
+    if _world is not None:
+        if _world.device == chosen and _world.size == launch.size:
+            return _world
+        _world.close()
+    if chosen.type == "cuda":
+        torch.cuda.set_device(chosen)
+    store = _open_store(launch, start_timeout)
+    _count_ranks(launch, store, start_timeout)
+    _world = World(launch, chosen, store, timeout=timeout)
+    return _world
+
+
+def choose_device(launch: Launch, name: str | None = None) -> torch.device:
+    """The device of this rank: the named kind, else CUDA where there is one, else the CPU.
+
+    Raises:
+        ConfigError: More processes on this machine than GPUs, or several on a kind that has one.
+    """
+    kind = name or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(kind)
+    if device.type == "cuda" and device.index is None:
+        here = torch.cuda.device_count()
+        if launch.local_size > here:
+            raise ConfigError(
+                f"{launch.local_size} processes were started on this machine, but it has {here} "
+                f"GPU{'s' if here != 1 else ''}; start {here} (--num_processes {here})"
+            )
+        return torch.device("cuda", launch.local_rank)
+    if device.type not in ("cpu", "cuda") and launch.size > 1:
+        raise ConfigError(f"--device {kind}: trains in one process, but {launch.size} were started")
+    return device
+
+
+def _open_store(launch: Launch, seconds: float) -> dist.Store:
+    if launch.size == 1:
+        return dist.HashStore()
+    try:
+        store = dist.TCPStore(
+            launch.address,
+            launch.port,
+            is_master=launch.leads and not launch.agent_store,
+            wait_for_workers=False,
+            multi_tenant=True,
+            timeout=timedelta(seconds=seconds),
+        )
+    except RuntimeError as error:
+        raise ConfigError(
+            f"rank {launch.rank} of {launch.size}: nobody answers at {launch.address}:"
+            f"{launch.port}, where rank 0 should be; was it started, and is the port open?"
+        ) from error
+    return dist.PrefixStore(f"smolvlm2/{launch.attempt}", store)
+
+
+def _count_ranks(launch: Launch, store: dist.Store, seconds: float) -> None:
+    """Wait until all promised ranks are there."""
+    end = time.monotonic() + seconds
+    store.set(f"start/{launch.rank}", "here")
+    missing = list(range(launch.size))
+    while missing := [rank for rank in missing if not store.check([f"start/{rank}"])]:
+        if time.monotonic() > end:
+            raise ConfigError(
+                f"{launch.size} ranks were promised, but {launch.size - len(missing)} arrived "
+                f"within {seconds:g} s; missing: {', '.join(map(str, missing))}. Start all of "
+                f"them, or promise fewer (--num_processes, --num_machines)"
+            )
+        time.sleep(0.05)

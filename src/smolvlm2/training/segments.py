@@ -1,0 +1,371 @@
+"""The segments of a run: which recipe planned which steps, and where each source went on.
+
+A recipe may declare several (a curriculum, a batch that grows); ``--replan`` appends one to a run
+whose recipe or data changed. All are written to ``plan/segments.json`` with what made them, so that
+a resume notices when they can no longer be planned alike, and an audit can plan them again.
+"""
+
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from smolvlm2.config import load_config, save_config
+from smolvlm2.data.manifest import Manifest
+from smolvlm2.errors import ConfigError, ResumeError, SmolVLMError
+from smolvlm2.model.config import SmolVLMConfig
+from smolvlm2.model.hub import write_json
+from smolvlm2.plan.order import Order, SourcePlace
+from smolvlm2.plan.plan import Plan, Position, count_steps
+from smolvlm2.plan.run_plan import RunPlan, Segment
+from smolvlm2.processing.processor import Processor
+from smolvlm2.training.planning import PlannedData, plan_data
+from smolvlm2.training.recipe import Recipe
+from smolvlm2.training.run_folder import RunFolder
+
+logger = logging.getLogger(__name__)
+
+SEGMENTS_FILE = "segments.json"
+BOTH_WAYS_OUT = (
+    "restore them, or go on with what is there now (--resume --replan: a new segment begins)"
+)
+
+
+@dataclass(kw_only=True)
+class RecordedSource:
+    """An entry of a segment's mixture, as it was."""
+
+    name: str
+    """Of the entry."""
+    samples: int
+    """Admitted."""
+    hash: str
+    """Of all its samples and their lengths."""
+    share: float
+    """Of the samples."""
+    place: SourcePlace | None = None
+    """Where it went on; None: the segment was not entered yet."""
+
+    @property
+    def excluded(self) -> dict[str, int]:
+        """Not recorded."""
+        return {}
+
+    def __len__(self) -> int:
+        return self.samples
+
+
+@dataclass(kw_only=True)
+class SegmentRecord:
+    """One segment as written beside the run."""
+
+    first_step: int
+    """Optimiser step at which it begins."""
+    digest: str
+    """Of its plan."""
+    recipe: str
+    """File beside this one, with the merged recipe that planned it."""
+    tokens: int
+    """Capacity of a pack."""
+    tiles: int
+    """Likewise."""
+    packs_per_step: int
+    """K."""
+    window: int
+    """Samples that are packed together."""
+    seed: int
+    """Of the shuffles."""
+    epochs: float | None
+    """After which every source ends; None: never."""
+    sources: list[RecordedSource]
+    """Entries of its mixture, in order."""
+
+    @property
+    def places(self) -> list[SourcePlace] | None:
+        """Where each source went on; None: the run has not got to it."""
+        places = [source.place for source in self.sources if source.place is not None]
+        return places if len(places) == len(self.sources) else None
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> "SegmentRecord":
+        """Inverse of ``dataclasses.asdict``."""
+        sources = [
+            RecordedSource(**each | {"place": each["place"] and SourcePlace(**each["place"])})
+            for each in value["sources"]
+        ]
+        return cls(**value | {"sources": sources})
+
+
+@dataclass(kw_only=True)
+class PlannedRun:
+    """The data of a run, from the segment in progress on."""
+
+    plan: RunPlan
+    """Which packs make which step."""
+    manifests: list[Manifest]
+    """One for each table of the plan."""
+    position: Position
+    """Where the run begins or goes on."""
+    facts: dict[str, Any]
+    """What the segment in progress resolved to, for people."""
+    samples_per_step: float
+    """Mean samples of a step of that segment."""
+    steps: int | None
+    """Steps of the run after which every source has ended; None: sources repeat for ever."""
+    records: list["SegmentRecord"]
+    """Of all segments, earlier ones too."""
+    recipes: dict[int, Recipe]
+    """Recipes of the segments that are not written down yet, by number."""
+
+    def enter(self, run: RunFolder, number: int) -> None:
+        """Write down where each source goes on in a segment that the run has got to."""
+        places = self.plan.places(number)
+        for source, place in zip(self.records[number].sources, places, strict=True):
+            source.place = place
+        self.save(run)
+
+    def save(self, run: RunFolder) -> None:
+        """Write all segments and what made them; ``segments.json`` last, whole or not at all."""
+        folder = run.root / "plan"
+        folder.mkdir(parents=True, exist_ok=True)
+        for number, recipe in self.recipes.items():
+            save_config(recipe, folder / self.records[number].recipe)
+        self.recipes = {}
+        write_json({"segments": [asdict(each) for each in self.records]}, folder / SEGMENTS_FILE)
+
+
+def segment_recipes(recipe: Recipe, *, first_step: int = 0) -> list[tuple[int, Recipe]]:
+    """The segments that a recipe declares, from a step on: first step, and a recipe without any.
+
+    Args:
+        recipe: Of the run.
+        first_step: Earlier segments are merged into the one that begins here.
+
+    Raises:
+        ConfigError: A later segment's sources would end.
+    """
+    now = replace(recipe, segments=[])
+    found = [(first_step, now)]
+    for segment in recipe.segments:
+        if segment.mixture is not None:
+            now = replace(now, data=replace(now.data, mixture=segment.mixture))
+        if segment.pack is not None:
+            now = replace(now, pack=segment.pack)
+        if segment.gradient_accumulation_steps is not None:
+            steps = segment.gradient_accumulation_steps
+            now = replace(now, training=replace(now.training, gradient_accumulation_steps=steps))
+        if segment.first_step <= first_step:
+            found[0] = first_step, now
+        else:
+            found.append((segment.first_step, now))
+    if len(found) > 1:
+        for step, each in found:
+            if each.data.mixture is not None and each.data.mixture.epochs is not None:
+                raise ConfigError(
+                    f"segments: the mixture from step {step} ends after "
+                    f"{each.data.mixture.epochs:g} epochs; expected data.mixture.epochs: null in a "
+                    f"recipe with several segments, whose first steps say when each ends"
+                )
+    return found
+
+
+def plan_run(
+    run: RunFolder,
+    recipe: Recipe,
+    processor: Processor,
+    config: SmolVLMConfig,
+    *,
+    position: Position | None = None,
+    replan: bool = False,
+) -> PlannedRun:
+    """Plan the segments of a run that are still to come, the one in progress among them.
+
+    Args:
+        run: Its folder; read, not written.
+        recipe: Of the command line.
+        processor: Decides lengths.
+        config: Shapes of the model.
+        position: Where the run goes on; None: it begins.
+        replan: Begin a new segment there with ``recipe`` and the data as they are now.
+
+    Raises:
+        ResumeError: The run's segments can no longer be planned alike; says what changed.
+        SmolVLMError: As ``plan_data``.
+    """
+    context = config.text.max_position_embeddings
+    records = read_segments(run) if position is not None else []
+    if position is not None and not replan:
+        number = position.segment
+        data, places = [], []
+        for record in records[number:]:
+            now = _plan_again(run, record, recipe, processor, config)
+            _compare(run, record, now)
+            data.append(now)
+            places.append(record.places)
+        firsts = [record.first_step for record in records[number:]]
+        recipes: dict[int, Recipe] = {}
+    else:
+        number, begun = 0, None
+        if position is not None:
+            record = records[position.segment]
+            number = position.segment + (record.first_step < position.step)
+            begun = _places_left(run, record, recipe, processor, config, position)
+        step = 0 if position is None else position.step
+        declared = segment_recipes(recipe, first_step=step)
+        data = [plan_data(each, processor, context=context, config=config) for _, each in declared]
+        firsts = [first for first, _ in declared]
+        recipes = {number + place: each for place, (_, each) in enumerate(declared)}
+        places = [_continued(data[0].plan, begun or {}), *[None for _ in data[1:]]]
+        fresh = [
+            _record(number + place, first, each.plan, each_places)
+            for place, (first, each, each_places) in enumerate(
+                zip(firsts, data, places, strict=True)
+            )
+        ]
+        records = [*records[:number], *fresh]
+        position = Position(segment=number, step=step)
+    plan = RunPlan(
+        [
+            Segment(first_step=first, plan=each.plan, places=each_places)
+            for first, each, each_places in zip(firsts, data, places, strict=True)
+        ],
+        first=number,
+    )
+    steps = data[0].steps
+    if steps is not None and records[number].first_step:
+        rest = count_steps(plan.plan(number))
+        assert rest is not None
+        steps = records[number].first_step + rest
+    return PlannedRun(
+        plan=plan,
+        manifests=[manifest for each in data for manifest in each.manifests],
+        position=position,
+        facts=data[0].facts | {"segment": number, "first_step": records[number].first_step},
+        samples_per_step=data[0].samples_per_step,
+        steps=steps,
+        records=records,
+        recipes=recipes,
+    )
+
+
+def read_segments(run: RunFolder) -> list[SegmentRecord]:
+    """All segments of a run.
+
+    Raises:
+        ResumeError: They are not written down, or the file is damaged.
+    """
+    path = run.root / "plan" / SEGMENTS_FILE
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))["segments"]
+        return [SegmentRecord.from_json(each) for each in value]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ResumeError(
+            f"{path}: the run's segments cannot be read ({error!r}); restore the file, or start "
+            f"over with --restart"
+        ) from error
+
+
+def _plan_again(
+    run: RunFolder,
+    record: SegmentRecord,
+    recipe: Recipe,
+    processor: Processor,
+    config: SmolVLMConfig,
+) -> PlannedData:
+    """Plan a segment with the recipe that planned it, from where the data lie now."""
+    saved = load_config(Recipe, run.root / "plan" / record.recipe)
+    saved = replace(saved, data=replace(saved.data, root=recipe.data.root))
+    context = config.text.max_position_embeddings
+    return plan_data(saved, processor, context=context, config=config)
+
+
+def _compare(run: RunFolder, record: SegmentRecord, data: PlannedData) -> None:
+    """Refuse a segment that comes out otherwise than it was planned.
+
+    Raises:
+        ResumeError: Names the sources that changed.
+    """
+    if data.plan.digest() == record.digest:
+        return
+    now = {table.name: table for table in data.plan.tables}
+    changed = [
+        f"{source.name} had {source.samples:,} samples and has {len(now[source.name]):,} now"
+        if source.samples != len(now[source.name])
+        else f"{source.name} has other samples or lengths"
+        for source in record.sources
+        if source.name in now and source.hash != now[source.name].hash()
+    ]
+    what = "; ".join(changed) or "they are packed otherwise by this version"
+    raise ResumeError(
+        f"{run.root}: the data that the run was planned on from step {record.first_step} changed "
+        f"({what}); {BOTH_WAYS_OUT}, or start over with --restart"
+    )
+
+
+def _places_left(
+    run: RunFolder,
+    record: SegmentRecord,
+    recipe: Recipe,
+    processor: Processor,
+    config: SmolVLMConfig,
+    position: Position,
+) -> dict[str, SourcePlace]:
+    """Where each source of a segment stands at a position, by the hash of the source's samples."""
+    hashes = [source.hash for source in record.sources]
+    assert record.places is not None
+    try:
+        plan = _plan_again(run, record, recipe, processor, config).plan
+    except SmolVLMError as error:
+        logger.info("segment of step %d cannot be planned again: %s", record.first_step, error)
+    else:
+        if plan.digest() == record.digest:
+            places = plan.starting_at(record.places).places_at(position)
+            return dict(zip(hashes, places, strict=True))
+    # Which samples the packs of this window held is not known any more; that of whole windows is.
+    shares = [source.share for source in record.sources]
+    order = Order(record.sources, shares, seed=record.seed, epochs=record.epochs)
+    order = order.starting_at(record.places)
+    end = (position.window + (position.pack > 0)) * record.window
+    if position.pack:
+        logger.warning(
+            "the data of the run's earlier steps changed: what was left of a window of %d samples "
+            "is passed over",
+            record.window,
+        )
+    return dict(zip(hashes, order.places_after(end, end, order.samples(end, end)), strict=True))
+
+
+def _continued(plan: Plan, places: dict[str, SourcePlace]) -> list[SourcePlace]:
+    for table in plan.tables:
+        if places and table.hash() not in places:
+            logger.info("%s is new to the run, or changed: it begins anew", table.name)
+    return [places.get(table.hash(), SourcePlace()) for table in plan.tables]
+
+
+def _record(
+    number: int, first_step: int, plan: Plan, places: Sequence[SourcePlace] | None
+) -> SegmentRecord:
+    return SegmentRecord(
+        first_step=first_step,
+        digest=plan.digest(),
+        recipe=f"segment-{number:03d}.yaml",
+        tokens=plan.capacity.tokens,
+        tiles=plan.capacity.tiles,
+        packs_per_step=plan.packs_per_step,
+        window=plan.window,
+        seed=plan.seed,
+        epochs=plan.order.epochs,
+        sources=[
+            RecordedSource(
+                name=table.name,
+                samples=len(table),
+                hash=table.hash(),
+                share=share,
+                place=None if places is None else places[place],
+            )
+            for place, (table, share) in enumerate(
+                zip(plan.tables, plan.order.shares.tolist(), strict=True)
+            )
+        ],
+    )

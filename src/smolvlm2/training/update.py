@@ -1,0 +1,151 @@
+"""One optimiser step on all ranks: forward and backward passes, clipping, AdamW."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import FSDPModule
+from torch.optim import Optimizer
+
+from smolvlm2.loading.loader import StepBatch
+from smolvlm2.loading.micro_batch import MicroBatch
+from smolvlm2.model.smolvlm import SmolVLM
+from smolvlm2.plan.samples import MODALITIES
+from smolvlm2.training.distributed import World
+from smolvlm2.training.exchange import Computed, StepLoss
+from smolvlm2.training.optimizer import (
+    OptimizerSettings,
+    Shards,
+    build_optimizer,
+    clip_gradients,
+    hand_over_gradients,
+    local_shards,
+)
+
+INPUTS = (
+    *("input_ids", "positions", "document_ids", "cu_seqlens", "loss_positions"),
+    *("loss_targets", "loss_weights", "pixel_values", "tile_slots"),
+)
+"""Arrays of a pack that the model reads."""
+
+
+@dataclass(kw_only=True)
+class Updater:
+    """A model and its optimiser, as one rank holds them."""
+
+    model: SmolVLM
+    """On its device, in fp32, sharded."""
+    mesh: DeviceMesh | None
+    """How it is sharded; None: not at all."""
+    world: World
+    """All ranks."""
+    settings: OptimizerSettings
+    """Of the recipe."""
+    max_length: int
+    """Tokens of the longest document possible: of a pack."""
+    shards: Shards = field(init=False)
+    """This rank's part of every parameter."""
+    optimizer: Optimizer = field(init=False)
+    """Over the shards of all parameters, frozen ones too."""
+
+    def __post_init__(self) -> None:
+        self.shards = local_shards(self.model)
+        self.optimizer = build_optimizer(self.shards.items(), self.settings)
+
+    def gradients(
+        self, batch: StepBatch, numbers: Sequence[int | None], divisor: float, *, at: str
+    ) -> tuple[StepLoss, float]:
+        """Compute and clip the gradient of a step's loss. All ranks call it, with as many packs.
+
+        Args:
+            batch: This rank's packs; they are released on the way.
+            numbers: Their places in the step; None for blank packs.
+            divisor: Sum of the loss weights of all packs of all ranks.
+            at: Where in the run, for messages.
+
+        Returns:
+            The step's loss, and the norm of the whole gradient before clipping.
+        """
+        results = []
+        for place, pack in enumerate(batch.packs):
+            if isinstance(self.model, FSDPModule):
+                # Copies exchange gradients once a step, not once a pack.
+                self.model.set_requires_all_reduce(place == len(batch.packs) - 1)
+            results.append(self._backward(pack, divisor, at))
+            if place:
+                # By now the copy to the device of the pack before is long over.
+                results[place - 1].copied()
+                batch.release(place - 1)
+        with_gradient = hand_over_gradients(self.model, self.shards)
+        with self.world.watch(at):
+            norm = clip_gradients(with_gradient, self.settings.max_grad_norm, self.mesh)
+        computed = Computed(losses={}, by_modality=np.zeros((len(MODALITIES), 2)))
+        for number, result in zip(numbers, results, strict=True):
+            if number is not None:
+                computed.losses[number] = result.loss_sum.item()
+                computed.by_modality += result.by_modality()
+        return StepLoss.of(self.world.gather(computed, at=at)), float(norm)
+
+    def _backward(self, pack: MicroBatch, divisor: float, at: str) -> "_Passed":
+        """Add a pack's gradients."""
+        device = self.world.device
+        if device.type == "cpu":
+            pack = pack.trimmed()
+        inputs = {
+            name: torch.from_numpy(getattr(pack, name)).to(device, non_blocking=True)
+            for name in INPUTS
+        }
+        event = torch.cuda.current_stream().record_event() if device.type == "cuda" else None
+        with self.world.watch(at):
+            output = self.model(**inputs, max_length=self.max_length)
+            assert output.loss_sum is not None
+            assert output.token_losses is not None
+            (output.loss_sum / divisor).backward()
+        real = pack.loss_weights > 0
+        return _Passed(
+            loss_sum=output.loss_sum.detach(),
+            token_losses=output.token_losses,
+            real=real,
+            modalities=pack.modalities[pack.document_ids[pack.loss_positions[real]]],
+            event=event,
+        )
+
+    def apply(self) -> None:
+        """Move the weights along the gradients, and forget these."""
+        self.optimizer.step()
+        self.discard()
+
+    def discard(self) -> None:
+        """Forget the gradients."""
+        self.model.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad(set_to_none=True)
+
+
+@dataclass(kw_only=True)
+class _Passed:
+    """What is left of a pack after its backward pass: nothing that the loader owns."""
+
+    loss_sum: Tensor
+    token_losses: Tensor
+    real: NDArray[np.bool_]
+    modalities: NDArray[np.uint8]
+    event: torch.cuda.Event | None
+
+    def copied(self) -> None:
+        """Wait until the device has the pack's arrays."""
+        if self.event is not None:
+            self.event.synchronize()
+
+    def by_modality(self) -> NDArray[np.float64]:
+        """``(modalities, 2)`` sums of token losses, and their numbers."""
+        losses, kinds = self.token_losses.cpu().numpy()[self.real], len(MODALITIES)
+        return np.column_stack(
+            [
+                np.bincount(self.modalities, weights=losses, minlength=kinds),
+                np.bincount(self.modalities, minlength=kinds),
+            ]
+        )

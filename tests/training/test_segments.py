@@ -1,0 +1,118 @@
+"""A run whose data change on the way: declared in the recipe, or asked for on resume."""
+
+import json
+
+import pytest
+
+from smolvlm2.errors import ConfigError, ResumeError
+from smolvlm2.training.segments import segment_recipes
+
+ONE = "data.mixture.entries=[{source: text_digits}, {source: m4_digits}]"
+OTHER = "data.mixture.entries=[{source: text_digits}, {source: cauldron_digits}]"
+
+
+def segments_of(folder):
+    return json.loads((folder / "plan" / "segments.json").read_text())["segments"]
+
+
+def test_a_curriculum_changes_the_mixture_at_its_step(make_trainer, tmp_path, log_lines):
+    later = (
+        "segments=[{first_step: 3, mixture: {entries: [{source: text_digits}, "
+        "{source: video_digits}]}, gradient_accumulation_steps: 3}]"
+    )
+    trainer = make_trainer(tmp_path / "run", ONE, later)
+    trainer.train()
+    first, second = segments_of(tmp_path / "run")
+    assert (first["first_step"], second["first_step"]) == (0, 3)
+    text = next(source for source in second["sources"] if source["name"] == "text_digits")
+    assert text["place"]["following"] > 0
+    lines = log_lines(tmp_path / "run")
+    assert all("video" not in line["loss_by_modality"] for line in lines[:3])
+    assert any("video" in line["loss_by_modality"] for line in lines[3:])
+    assert trainer.state.position.segment == 1
+
+
+def test_a_run_goes_on_inside_a_later_segment_with_the_same_weights(make_trainer, tmp_path):
+    later = "segments=[{first_step: 3, mixture: {entries: [{source: cauldron_digits}]}}]"
+    make_trainer(tmp_path / "run", ONE, later).train()
+    straight = (tmp_path / "run" / "model.safetensors").read_bytes()
+    # Step 4 lies in the second segment.
+    resumed = make_trainer(tmp_path / "run", ONE, later, resume=4)
+    assert (resumed.state.step, resumed.state.position.segment) == (4, 1)
+    (tmp_path / "run" / "model.safetensors").unlink()
+    resumed.train()
+    assert (tmp_path / "run" / "model.safetensors").read_bytes() == straight
+
+
+def test_another_mixture_is_refused_on_resume_and_taken_with_replan(make_trainer, tmp_path):
+    first = make_trainer(tmp_path / "run", ONE)
+    first.recipe.training.max_steps = 4
+    first.train()
+    first.recipe.training.max_steps = 6
+    with pytest.raises(ResumeError, match=r"data\.mixture\.entries.* before"):
+        make_trainer(tmp_path / "run", OTHER)
+    trainer = make_trainer(tmp_path / "run", OTHER, replan=True)
+    trainer.train()
+    _, after = segments_of(tmp_path / "run")
+    assert after["first_step"] == 4
+    places = {source["name"]: source["place"] for source in after["sources"]}
+    assert places["text_digits"]["following"] > 0
+    assert places["cauldron_digits"] == {"following": 0, "left_over": []}
+    assert trainer.state.step == 6
+
+
+def test_changed_data_are_refused_with_the_difference(make_trainer, broken_world, tmp_path):
+    override, _ = broken_world
+    make_trainer(tmp_path / "run", *override).train()
+    path = tmp_path / "run" / "plan" / "segments.json"
+    value = json.loads(path.read_text())
+    source = value["segments"][0]["sources"][0]
+    value["segments"][0]["digest"] = source["hash"] = "of other data"
+    source["samples"] += 5
+    path.write_text(json.dumps(value))
+    wanted = rf"{source['name']} had {source['samples']} samples and has .*--resume --replan"
+    with pytest.raises(ResumeError, match=wanted):
+        make_trainer(tmp_path / "run", *override)
+    trainer = make_trainer(tmp_path / "run", *override, replan=True)
+    assert len(trainer.planned.records) == 2
+
+
+def test_there_is_nothing_to_plan_anew_in_an_empty_folder(make_trainer, tmp_path):
+    with pytest.raises(ResumeError, match="no run to plan anew; leave out --replan"):
+        make_trainer(tmp_path / "run", replan=True)
+
+
+def test_lost_segments_are_refused(make_trainer, run_copy):
+    (run_copy / "plan" / "segments.json").write_text("{}")
+    with pytest.raises(ResumeError, match="the run's segments cannot be read"):
+        make_trainer(run_copy)
+
+
+def test_segments_before_a_step_are_merged(make_recipe):
+    recipe = make_recipe(
+        "segments=[{first_step: 2, gradient_accumulation_steps: 5}, {first_step: 4, pack: {tiles: "
+        "99}}]"
+    )
+    found = segment_recipes(recipe, first_step=3)
+    assert [step for step, _ in found] == [3, 4]
+    assert found[0][1].training.gradient_accumulation_steps == 5
+    assert found[1][1].pack.tiles == 99
+    assert found[1][1].training.gradient_accumulation_steps == 5
+
+
+def test_sources_of_a_curriculum_may_not_end(make_recipe):
+    recipe = make_recipe("segments=[{first_step: 2}]", "data.mixture.epochs=1")
+    with pytest.raises(ConfigError, match="segments: the mixture from step 0 ends after 1 epochs"):
+        segment_recipes(recipe)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("{first_step: 0}", "first_step is 0, expected at least 1"),
+        ("{first_step: 1, gradient_accumulation_steps: 0}", "gradient_accumulation_steps is 0"),
+    ],
+)
+def test_impossible_segments_are_refused(make_recipe, value, message):
+    with pytest.raises(ConfigError, match=message):
+        make_recipe(f"segments=[{value}]")
