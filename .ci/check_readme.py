@@ -1,4 +1,7 @@
-"""Run what the README shows, after `make demo`: its Python and its `smolvlm2` commands."""
+"""Run what the README shows, after `make demo`: its Python and its `smolvlm2` commands.
+
+What a launcher starts is run on two processes and as a dry run.
+"""
 
 import re
 import subprocess
@@ -27,7 +30,10 @@ if __name__ == "__main__":
     text = (repo / "README.md").read_text(encoding="utf-8")
     for command in commands(text):
         print(f"$ {command}", flush=True)
-        command = re.sub(r"^(smolvlm2|python)\b", lambda name: f"{bin_folder}/{name[0]}", command)
+        if command.startswith("accelerate launch"):
+            command = f"{command.replace('launch', 'launch --num_processes 2', 1)} --dry-run"
+        names = r"^(smolvlm2|python|accelerate)\b"
+        command = re.sub(names, lambda name: f"{bin_folder}/{name[0]}", command)
         subprocess.run(command, shell=True, check=True, cwd=repo, stdout=subprocess.DEVNULL)
     snippets = [body for language, body in BLOCK.findall(text) if language == "python"]
     with tempfile.TemporaryDirectory() as export:
