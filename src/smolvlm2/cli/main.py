@@ -214,9 +214,10 @@ _OWN_ARGUMENTS = {"allow_extra_args": True, "ignore_unknown_options": True}
 @app.command(context_settings=_OWN_ARGUMENTS, add_help_option=False)
 def download(context: typer.Context) -> None:
     """Fetch published data sets; flags: smolvlm2 download --help."""
+    from smolvlm2.cli.download import benchmark_source
     from smolvlm2.data.download_datasets import run
 
-    raise typer.Exit(run(context.args))
+    raise typer.Exit(run(context.args, benchmark_source=benchmark_source))
 
 
 @app.command("train-vision", context_settings=_OWN_ARGUMENTS, add_help_option=False)

@@ -7,7 +7,7 @@ import argparse
 import os
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from smolvlm2.data.download.preview import preview
@@ -19,7 +19,7 @@ from smolvlm2.data.download.selection import (
     read_recipe_entries,
     select,
 )
-from smolvlm2.data.sources.catalogue import SOURCES
+from smolvlm2.data.sources.catalogue import SOURCES, Source
 from smolvlm2.errors import ConfigError, SmolVLMError
 
 COMPLETE, INCOMPLETE, INTERRUPTED = 0, 3, 130
@@ -53,6 +53,9 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         metavar="RECIPE",
         help="sources and subsets of a recipe's mixture, by name or file; repeatable",
     )
+    parser.add_argument(
+        "--benchmarks", metavar="NAMES", help="questions and media of benchmarks, commas between"
+    )
     data = os.environ.get("DATA_DIR", "data")
     parser.add_argument("--data", type=Path, default=Path(data), help="data root (default: data)")
     parser.add_argument("--preview", action="store_true", help="print what it would be; no network")
@@ -85,8 +88,16 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     return options
 
 
-def run(arguments: Sequence[str] | None = None) -> int:
+def run(
+    arguments: Sequence[str] | None = None,
+    *,
+    benchmark_source: Callable[[str], Source] | None = None,
+) -> int:
     """Do what a command line asks for.
+
+    Args:
+        arguments: Of the command line; None: those of the process.
+        benchmark_source: Finds what to fetch for a benchmark by its name.
 
     Returns:
         Exit status.
@@ -95,7 +106,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         SmolVLMError: The command is wrong, or the disk too small.
     """
     options = parse_arguments(arguments)
-    selections, moved_on = _selections(options)
+    selections, moved_on = _selections(options, benchmark_source)
     if options.fetched:
         records = {s.source.name: options.data / "raw" / s.source.raw_folder for s in selections}
         print(*(name for name, raw in records.items() if Record.load(raw).complete), sep="\n")
@@ -125,20 +136,28 @@ def main() -> None:
         sys.exit(2)
 
 
-def _selections(options: argparse.Namespace) -> tuple[list[Selection], set[str]]:
+def _selections(
+    options: argparse.Namespace, benchmark_source: Callable[[str], Source] | None
+) -> tuple[list[Selection], set[str]]:
+    benchmarks = []
+    if options.benchmarks:
+        if benchmark_source is None:
+            raise ConfigError("--benchmarks: this module knows none; use smolvlm2 download")
+        names = [name.strip() for name in options.benchmarks.split(",") if name.strip()]
+        benchmarks = [Selection(source=benchmark_source(name)) for name in names]
     stage: Stage | None = options.stage
     entries = [entry for name in options.recipe for entry in read_recipe_entries(name)]
-    if not (stage or options.source or options.subset or entries):
+    if not (stage or options.source or options.subset or entries or benchmarks):
         if not options.preview:
             raise ConfigError(
                 "nothing chosen to download; name a stage (vision, video or all), --source, "
-                "--subset or --recipe; --preview shows what there is"
+                "--subset, --recipe or --benchmarks; --preview shows what there is"
             )
         stage = "all"
     selections = select(
         stage=stage, sources=options.source, subsets=options.subset, entries=entries
     )
-    return apply_revisions(selections, options.revision)
+    return apply_revisions([*selections, *benchmarks], options.revision)
 
 
 def _download(
