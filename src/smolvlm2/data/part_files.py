@@ -19,7 +19,7 @@ from smolvlm2.data.inputs import InputStamp
 from smolvlm2.data.ledger import LedgerLine
 from smolvlm2.data.media import KINDS
 from smolvlm2.data.media_facts import MediaFacts
-from smolvlm2.data.shards import unfinished_name
+from smolvlm2.data.shards import make_durable, unfinished_name
 from smolvlm2.data.uniqueness import id_hash
 
 _MEDIA_FIELDS = (
@@ -82,6 +82,7 @@ class Account:
         """Write as JSON, whole or not at all."""
         unfinished = path.with_name(unfinished_name(path.name))
         unfinished.write_text(json.dumps(asdict(self)), encoding="utf-8")
+        make_durable(unfinished)
         unfinished.replace(path)
 
     @classmethod
@@ -160,6 +161,7 @@ class PartWriter:
         self._close()
         for ending in self._endings:
             if error is None:
+                make_durable(self._unfinished(ending))
                 self._unfinished(ending).replace(self._part.with_name(self._part.name + ending))
             else:
                 self._unfinished(ending).unlink(missing_ok=True)
