@@ -7,7 +7,7 @@ from typing import Any
 
 from smolvlm2.data.inputs import InputStamp
 from smolvlm2.data.manifest import GEOMETRY_FOLDER, MANIFEST_FILE, SOURCE_FILE
-from smolvlm2.data.shards import is_abandoned, unfinished_name
+from smolvlm2.data.shards import is_abandoned, make_durable, unfinished_name
 
 INPUTS_FILE = "inputs.json"
 """The stamp of a finished source."""
@@ -49,6 +49,7 @@ def finish(folder: Path, built: Path, out: Path, shards: set[str]) -> None:
         if path.is_dir():
             target.mkdir(exist_ok=True)
         else:
+            make_durable(path)  # the parts go soon
             path.replace(target)
     for path in (built, *folder.glob("*.partial")):
         # What other runs were at is of no use any more: they find the source finished.

@@ -19,7 +19,7 @@ from smolvlm2.data.inputs import InputStamp
 from smolvlm2.data.ledger import LedgerLine
 from smolvlm2.data.media import KINDS
 from smolvlm2.data.media_facts import MediaFacts
-from smolvlm2.data.shards import unfinished_name
+from smolvlm2.data.shards import make_durable, unfinished_name
 from smolvlm2.data.uniqueness import id_hash
 
 _MEDIA_FIELDS = (
@@ -84,6 +84,7 @@ class Account:
         # asdict would make a Counter of pairs out of a Counter.
         value = asdict(self) | {"repairs": dict(self.repairs)}
         unfinished.write_text(json.dumps(value), encoding="utf-8")
+        make_durable(unfinished)
         unfinished.replace(path)
 
     @classmethod
@@ -162,6 +163,7 @@ class PartWriter:
         self._close()
         for ending in self._endings:
             if error is None:
+                make_durable(self._unfinished(ending))
                 self._unfinished(ending).replace(self._part.with_name(self._part.name + ending))
             else:
                 self._unfinished(ending).unlink(missing_ok=True)

@@ -23,6 +23,15 @@ def unfinished_name(name: str) -> str:
     return f"{name}.{socket.gethostname()}-{os.getpid()}.partial"
 
 
+def make_durable(path: Path) -> None:
+    """Wait until a file is on the disk: raw files are deleted on the strength of it."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def is_abandoned(path: Path) -> bool:
     """Whether the run that wrote an unfinished file on this machine has ended."""
     host, _, process = path.name.removesuffix(".partial").rpartition("-")
