@@ -195,7 +195,8 @@ def shard_model(
     )
     for module in model.modules():
         if isinstance(module, FSDPModule):
-            # Both, and on every group: either alone still divides by the number of ranks.
+            # Both, and on every group (they do not recurse). Without the factor a sum is divided by
+            # the ranks; without forced sums the factor goes into the reduction, which gloo refuses.
             module.set_force_sum_reduction_for_comms(True)
             module.set_gradient_divide_factor(1.0)
 
