@@ -1,3 +1,4 @@
+import jinja2
 import pytest
 from num2words import num2words
 
@@ -28,10 +29,44 @@ def test_durations_are_cut_to_whole_seconds_and_days_are_spelled():
     assert prompt_strings.spoken_duration(90061) == "1 day, 1:01:01"
 
 
+def text(value):
+    return {"type": "text", "text": value}
+
+
+CONVERSATIONS = (
+    [{"role": "user", "content": [text("Hi "), text("there")]}],
+    [{"role": "user", "content": [{"type": "image"}, text("What?")]}],
+    [{"role": "user", "content": [text("Before "), {"type": "image"}, text(" after")]}],
+    [
+        {"role": "system", "content": [text("Be brief.")]},
+        {"role": "user", "content": [{"type": "video"}, text("Where?")]},
+        {"role": "assistant", "content": [text("Here.")]},
+    ],
+)
+
+
+@pytest.mark.parametrize("messages", CONVERSATIONS)
+@pytest.mark.parametrize("add", [True, False])
+def test_the_template_renders_what_transformers_own_renders(messages, add):
+    from transformers.models.smolvlm import processing_smolvlm as theirs
+
+    ours, published = (
+        jinja2.Template(template, keep_trailing_newline=True)
+        for template in (prompt_strings.CHAT_TEMPLATE, theirs.DEFAULT_CHAT_TEMPLATE)
+    )
+    inputs = {"messages": messages, "add_generation_prompt": add}
+    assert ours.render(**inputs) == published.render(**inputs)
+
+
+def test_the_template_takes_a_string_as_content():
+    template = jinja2.Template(prompt_strings.CHAT_TEMPLATE)
+    rendered = template.render(messages=[{"role": "user", "content": "Hi"}])
+    assert rendered.startswith("<|im_start|>User: Hi<end_of_utterance>")
+
+
 def test_strings_equal_transformers():
     from transformers.models.smolvlm import processing_smolvlm as theirs
 
-    assert theirs.DEFAULT_CHAT_TEMPLATE == prompt_strings.CHAT_TEMPLATE
     assert (
         prompt_strings.VIDEO_INTRO.replace("{frames}", "{frame_count}").replace(
             "{duration}", "{video_duration}"

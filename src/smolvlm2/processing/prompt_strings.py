@@ -25,15 +25,17 @@ VIDEO_OUTRO = "\n\n"
 
 CHAT_TEMPLATE = (
     "<|im_start|>{% for message in messages %}{{message['role'] | capitalize}}"
+    "{% if message['content'] is string %}{{': ' + message['content']}}{% else %}"
     "{% if message['content'][0]['type'] == 'image' %}{{':'}}{% else %}{{': '}}{% endif %}"
     "{% for line in message['content'] %}"
     "{% if line['type'] == 'text' %}{{line['text']}}"
     "{% elif line['type'] == 'image' %}{{ '<image>' }}"
     "{% elif line['type'] == 'video' %}{{ '<video>' }}{% endif %}"
-    "{% endfor %}<end_of_utterance>\n{% endfor %}"
+    "{% endfor %}{% endif %}<end_of_utterance>\n{% endfor %}"
     "{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}"
 )
-"""The Jinja text that checkpoints carry. Its characters are an interface shared with transformers;
+"""The Jinja text that checkpoints carry: an interface shared with transformers, whose own takes a
+string as content since 5.24 and rendered it as nothing before;
 this package never renders it (``template.encode_conversation`` builds ids from the structure)."""
 
 _UNITS = """zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen
