@@ -41,6 +41,7 @@ from smolvlm2.training.freezing import (
 )
 from smolvlm2.training.parallelize import gather_weights, whole_model
 from smolvlm2.training.passed_over import pass_over, ranges_of
+from smolvlm2.training.randomness import PackRandomness
 from smolvlm2.training.rank_share import RankShare
 from smolvlm2.training.recipe import Recipe
 from smolvlm2.training.run_folder import RunFolder
@@ -74,6 +75,8 @@ class Trainer:
     """Which packs make which step."""
     reader: PackReader
     """Turns packs into arrays."""
+    randomness: PackRandomness = field(default_factory=PackRandomness)
+    """What noise and dropout draw from."""
     hook: Hook | None = None
     """Evaluation, given by the caller."""
     progress: Callable[[dict[str, Any]], None] | None = None
@@ -92,6 +95,7 @@ class Trainer:
             world=self.world,
             settings=self.recipe.optimizer,
             max_length=self.plan.capacity.tokens,
+            randomness=self.randomness,
         )
         self.state = TrainingState(
             step=0,
@@ -244,6 +248,7 @@ class Trainer:
     ) -> dict[str, Any]:
         """One optimiser step; returns its line of the log, without times."""
         step = self.state.step
+        self.randomness.step = step
         rates = learning_rates(step, self.recipe)
         set_learning_rates(self.updater.optimizer, rates)
         loss, norm, updated = None, 0.0, False

@@ -24,6 +24,7 @@ from smolvlm2.errors import ConfigError
 from smolvlm2.model.config import SmolVLMConfig
 from smolvlm2.model.initialisation import empty_model
 from smolvlm2.model.smolvlm import SmolVLM
+from smolvlm2.training.adapters import adapter_scale, merge_adapters
 from smolvlm2.training.distributed import World
 from smolvlm2.training.launch import ParallelSettings, Sharding
 from smolvlm2.training.memory import MemoryEstimate
@@ -231,7 +232,7 @@ def local(tensor: Tensor) -> Tensor:
 
 @torch.no_grad()
 def gather_weights(model: SmolVLM, world: World) -> dict[str, Tensor] | None:
-    """Whole weights by name on rank 0, in CPU memory; None on the others.
+    """Whole weights by name on rank 0, in CPU memory, adapters merged; None on the others.
 
     One tensor at a time, so that no rank needs room for all.
     """
@@ -242,7 +243,7 @@ def gather_weights(model: SmolVLM, world: World) -> dict[str, Tensor] | None:
             whole = whole.full_tensor()
         if world.leads:
             weights[name] = whole.cpu()
-    return weights if world.leads else None
+    return merge_adapters(weights, adapter_scale(model)) if world.leads else None
 
 
 def whole_model(config: SmolVLMConfig, weights: dict[str, Tensor], device: torch.device) -> SmolVLM:

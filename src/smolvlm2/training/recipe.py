@@ -15,6 +15,7 @@ from smolvlm2.model.components import ComponentSettings
 from smolvlm2.plan.packs import PackSettings
 from smolvlm2.processing.tiling import ImageSettings
 from smolvlm2.processing.video import VideoSettings
+from smolvlm2.training.adapters import AdapterSettings
 from smolvlm2.training.launch import ParallelSettings
 from smolvlm2.training.optimizer import OptimizerSettings
 from smolvlm2.training.schedule import ScheduleSettings
@@ -48,11 +49,15 @@ class TrainingSettings:
     compile: bool = False
     """Compile each block with torch.compile."""
     seed: int = 42
-    """Of the order, the connector's weights and nothing else: there is no other randomness."""
+    """Of everything random: order, tile budgets, first weights, noise and dropout."""
     threads: int | None = None
     """CPU threads of the main process; None: torch's default."""
     max_skip_fraction: float = 0.001
     """Share of samples that may be unreadable before the run stops."""
+    neftune_alpha: float = 0.0
+    """Strength of the noise on token embeddings in training; 0: none."""
+    adapters: AdapterSettings | None = None
+    """Train adapters beside the linear layers instead of these; null: the layers themselves."""
     on_nonfinite: Literal["stop", "skip"] = "stop"
     """What a step does whose loss or gradient is not finite: ``stop`` ends the run before the
     update, ``skip`` leaves the weights as they are and goes on."""
@@ -66,6 +71,7 @@ class TrainingSettings:
                 raise ConfigError(f"training.{name} is {getattr(self, name)}, expected at least 1")
         for name in (
             "learning_rate",
+            "neftune_alpha",
             "vision_warmup_steps",
             "max_skip_fraction",
             "max_nonfinite_steps",
@@ -74,6 +80,11 @@ class TrainingSettings:
                 raise ConfigError(f"training.{name} is {getattr(self, name)}, expected 0 or more")
         if self.threads is not None and self.threads < 1:
             raise ConfigError(f"training.threads is {self.threads}, expected at least 1")
+        if self.adapters is not None and self.compile:
+            raise ConfigError(
+                "training.compile does not go with training.adapters, whose dropout draws by "
+                "counters; set training.compile to false"
+            )
         if self.unfreeze_vision_after_steps is not None and not self.freeze_vision_encoder:
             raise ConfigError(
                 "training.unfreeze_vision_after_steps is set but training.freeze_vision_encoder is "

@@ -19,6 +19,7 @@ from smolvlm2.plan.plan import Plan
 from smolvlm2.plan.ranks import check_ranks, useful_bound
 from smolvlm2.processing.processor import Processor
 from smolvlm2.processing.tokenizer import Tokenizer, extend_for_images
+from smolvlm2.training.adapters import attach_adapters
 from smolvlm2.training.distributed import World, connect
 from smolvlm2.training.launch import Launch
 from smolvlm2.training.loop import Hook, Trainer
@@ -26,6 +27,7 @@ from smolvlm2.training.memory import estimate_memory
 from smolvlm2.training.parallelize import Layout, choose_layout, device_memory, parallelize
 from smolvlm2.training.passed_over import Range, ranges_of, record_range
 from smolvlm2.training.planning import PlannedData, plan_data
+from smolvlm2.training.randomness import PackRandomness, add_embedding_noise
 from smolvlm2.training.recipe import Recipe
 from smolvlm2.training.run_folder import RunFolder
 from smolvlm2.training.signals import StopRequest
@@ -119,6 +121,11 @@ def build_trainer(
     )
     # Only now that nothing can be missing any more does an earlier run go.
     world.lead(lambda: _begin(run, recipe, data, resumed=resumed), at="start")
+    randomness = PackRandomness(seed=recipe.training.seed)
+    if recipe.training.adapters is not None:
+        attach_adapters(model, recipe.training.adapters, randomness)
+    if recipe.training.neftune_alpha:
+        add_embedding_noise(model, recipe.training.neftune_alpha, randomness)
     layout = _choose_layout(recipe, config, data.plan, world)
     mesh = parallelize(model, world, recipe.training, recipe.parallel, layout)
     reader = PackReader(
@@ -138,6 +145,7 @@ def build_trainer(
         mesh=mesh,
         plan=data.plan,
         reader=reader,
+        randomness=randomness,
         hook=hook,
         progress=progress,
         stop=stop or StopRequest(),

@@ -23,6 +23,7 @@ from smolvlm2.training.optimizer import (
     hand_over_gradients,
     local_shards,
 )
+from smolvlm2.training.randomness import PackRandomness
 
 INPUTS = (
     *("input_ids", "positions", "document_ids", "cu_seqlens", "loss_positions"),
@@ -45,6 +46,8 @@ class Updater:
     """Of the recipe."""
     max_length: int
     """Tokens of the longest document possible: of a pack."""
+    randomness: PackRandomness = field(default_factory=PackRandomness)
+    """Told which pack is being computed."""
     shards: Shards = field(init=False)
     """This rank's part of every parameter."""
     optimizer: Optimizer = field(init=False)
@@ -73,6 +76,7 @@ class Updater:
             if isinstance(self.model, FSDPModule):
                 # Copies exchange gradients once a step, not once a pack.
                 self.model.set_requires_all_reduce(place == len(packs) - 1)
+            self.randomness.begin(numbers[place], pack)
             results.append(self._backward(pack, divisor, at))
         with_gradient = hand_over_gradients(self.model, self.shards)
         norm = clip_gradients(with_gradient, self.settings.max_grad_norm, self.mesh)
