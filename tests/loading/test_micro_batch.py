@@ -1,12 +1,21 @@
 """A pack as arrays, and its loss through the real model."""
 
+from dataclasses import fields
+
 import numpy as np
 import pytest
 import torch
 
 from smolvlm2.data.media import MediaStore
 from smolvlm2.errors import DataError
-from smolvlm2.loading.micro_batch import BLANK, PackSample, assemble
+from smolvlm2.loading.micro_batch import (
+    BLANK,
+    NO_SAMPLE,
+    PackBuffers,
+    PackSample,
+    PackShape,
+    assemble,
+)
 from smolvlm2.plan.packs import Capacity
 from smolvlm2.plan.plan import Position
 from smolvlm2.processing.processor import ProcessedSample
@@ -33,16 +42,17 @@ def sample(number, length, tiles, supervised, *, planned=None):
     )
 
 
-def lay(samples, loss_weight="token", **capacity):
-    return assemble(
-        samples,
-        Capacity(**{"tokens": 32, "tiles": 4, "documents": 3} | capacity),
+def lay(samples, loss_weight="token", *, buffers=None, **capacity):
+    shape = PackShape(
+        capacity=Capacity(**{"tokens": 32, "tiles": 4, "documents": 3} | capacity),
         tile_size=TILE,
         tokens_per_tile=VISUAL,
-        image_token_id=IMAGE,
-        pad_token_id=PAD,
-        loss_weight=loss_weight,
     )
+    buffers = buffers or PackBuffers.allocate(shape)
+    facts = assemble(
+        samples, buffers, image_token_id=IMAGE, pad_token_id=PAD, loss_weight=loss_weight
+    )
+    return facts.batch(buffers)
 
 
 def run(model, pack):
@@ -67,6 +77,40 @@ def test_samples_lie_one_behind_the_other_and_the_rest_is_filler():
     real = pack.loss_weights > 0
     assert pack.loss_positions[real].tolist() == [6, 7, 8, 13, 14]
     assert pack.loss_targets[real].tolist() == pack.input_ids[[7, 8, 9, 14, 15]].tolist()
+
+
+def test_memory_is_used_for_one_pack_after_the_other():
+    full = lay([sample(0, 20, 3, range(13, 20)), sample(1, 12, 1, [9])], tokens=1600)
+    shape = PackShape(
+        capacity=Capacity(tokens=1600, tiles=4, documents=3), tile_size=TILE, tokens_per_tile=VISUAL
+    )
+    buffers = PackBuffers.allocate(shape)
+    many = [sample(0, 20, 3, range(13, 20)), sample(6, 1100, 1, range(6, 1000))]
+    for samples in (many, [sample(2, 5, 0, [4])], many[:1], []):
+        again, fresh = lay(samples, buffers=buffers), lay(samples, tokens=1600)
+        for field in fields(fresh):
+            np.testing.assert_array_equal(
+                getattr(again, field.name), getattr(fresh, field.name), err_msg=field.name
+            )
+    assert full.pixel_values.shape == again.pixel_values.shape
+
+
+def test_only_tiles_that_were_written_are_made_grey():
+    buffers = PackBuffers.allocate(
+        PackShape(
+            capacity=Capacity(tokens=32, tiles=4, documents=3), tile_size=TILE, tokens_per_tile=4
+        )
+    )
+    lay([sample(0, 10, 2, [9])], buffers=buffers)
+    buffers.pixel_values[3] = 7  # never written to by a pack, so it is not looked after
+    buffers.begin_sample(0, first_tile=0, tiles=1)
+    number, seconds = buffers.reading()
+    assert (number, 0 <= seconds < 60) == (0, True)
+    assert (lay([], buffers=buffers).pixel_values[:3] == BLANK).all()
+    assert (buffers.pixel_values[3] == 7).all()
+    buffers.forget()
+    assert buffers.reading()[0] == NO_SAMPLE
+    assert (lay([], buffers=buffers).pixel_values == BLANK).all()
 
 
 def test_the_first_token_of_a_document_is_never_a_target():

@@ -74,13 +74,20 @@ def encode_video() -> Callable[..., bytes]:
         gop: int = 8,
         faststart: Path | None = None,
         kind: str = "mp4",
+        b_frames: int = 2,
+        open_gop: bool = False,
+        moving: bool = False,
     ) -> bytes:
         target = io.BytesIO() if faststart is None else str(faststart)
         options = {} if faststart is None else {"movflags": "faststart"}
         with av.open(target, "w", format=kind, options=options) as container:
             stream = container.add_stream("libx264", rate=fps)
             stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-            stream.options = {"g": str(gop), "bf": "2", "crf": "8"}
+            stream.options = {"g": str(gop), "bf": str(b_frames), "crf": "8"}
+            if open_gop:
+                stream.options |= {"x264-params": "open-gop=1"}
+            coarse = np.random.default_rng(0).integers(0, 256, (20, 20, 3), dtype=np.uint8)
+            texture = np.asarray(Image.fromarray(coarse).resize((320, 320)))
             if turn is not None:
                 stream.set_display_rotation(turn)
             if times_ms is not None:
@@ -88,6 +95,8 @@ def encode_video() -> Callable[..., bytes]:
             for number in range(frames):
                 pixels = np.full((height, width, 3), min(4 * number, 255), dtype=np.uint8)
                 pixels[: height // 3, : width // 3] = (255, 0, 0)
+                if moving:  # only then does the encoder find B frames worth their bits
+                    pixels = np.ascontiguousarray(texture[number:, number:][:height, :width])
                 frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
                 if times_ms is not None:
                     frame.time_base, frame.pts = Fraction(1, 1000), times_ms[number]

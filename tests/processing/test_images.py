@@ -167,3 +167,19 @@ def test_image_of_whole_tiles_is_not_resampled(picture: Picture):
     pixels = np.asarray(image).transpose(2, 0, 1)
     np.testing.assert_array_equal(tiles[0], pixels[:, :, :32])
     np.testing.assert_array_equal(tiles[1], pixels[:, :, 32:])
+
+
+@pytest.mark.parametrize("resample", ["exact", "fast"])
+def test_tiles_go_where_there_is_room(picture: Picture, resample: str):
+    image = picture(100, 60)
+    settings = ImageSettings(longest_edge=64, resample=resample)
+    tiles, rows, cols = image_tiles(image, 32, settings)
+    assert (len(tiles), rows, cols) == (5, 2, 2)
+    room = np.zeros((7, 3, 32, 32), dtype=np.uint8)
+    placed, *_ = image_tiles(image, 32, settings, out=room[1:])
+    assert np.shares_memory(placed, room)
+    np.testing.assert_array_equal(room[1:6], tiles)
+    assert not room[[0, 6]].any()
+    elsewhere, *_ = image_tiles(image, 32, settings, out=room[:4])
+    np.testing.assert_array_equal(elsewhere, tiles)
+    assert not room[0].any()

@@ -308,3 +308,23 @@ def test_wrong_calls_are_rejected(
 def test_media_and_markers_must_match(processor: Processor, picture: Picture):
     with pytest.raises(PromptError, match="1 image and video markers but 2 media and 2 limits"):
         processor.encode_sample(_ask({"type": "image"}), [picture(9, 9)] * 2)
+
+
+def test_media_read_apart_give_the_same_sample(
+    processor: Processor, picture: Picture, encode_video
+):
+    media = [picture(100, 60), encode_video(20, 10)]
+    content = [{"type": "image"}, {"type": "video"}, {"type": "text", "text": "What?"}]
+    messages = [
+        {"role": "user", "content": content},
+        {"role": "assistant", "content": [{"type": "text", "text": "Shapes."}]},
+    ]
+    sample = processor.encode_sample(messages, media)
+    room = np.zeros((len(sample.tiles), 3, 32, 32), dtype=np.uint8)
+    first = processor.read_medium("image", media[0], out=room)
+    second = processor.read_medium("video", media[1], out=room[len(first.tiles) :])
+    encoded = processor.encode_text(messages, [first.layout, second.layout])
+    np.testing.assert_array_equal(encoded.input_ids, sample.input_ids)
+    np.testing.assert_array_equal(encoded.supervised, sample.supervised)
+    np.testing.assert_array_equal(room, sample.tiles)
+    np.testing.assert_array_equal(processor.join_tiles([first, second]), sample.tiles)

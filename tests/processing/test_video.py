@@ -2,17 +2,19 @@ import io
 import json
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import av
 import numpy as np
 import pytest
+from av.video.frame import PictureType
 from PIL import Image
 
 from smolvlm2.errors import MediaError, MediaNotFoundError, MissingDependencyError
-from smolvlm2.processing import video_decoding
+from smolvlm2.processing import video_decoding, video_packets
 from smolvlm2.processing.images import ImageSettings, image_tiles
+from smolvlm2.processing.range_file import RangeFile
 from smolvlm2.processing.video import (
     FrameSequence,
     VideoSettings,
@@ -21,6 +23,8 @@ from smolvlm2.processing.video import (
     read_video,
     sample_frames,
 )
+from smolvlm2.processing.video_index import index_video, name_of
+from smolvlm2.processing.video_packets import Packets, needed_runs, worth_a_seek
 
 Encode = Callable[..., bytes]
 PYAV = VideoSettings(backend="pyav")
@@ -64,19 +68,102 @@ def test_frame_cap_holds(encode_video: Encode):
     assert len(read_video(content, 32, VideoSettings(), max_frames=2).tiles) == 2
 
 
-def test_distant_frames_are_sought_not_decoded(encode_video: Encode, monkeypatch):
-    content = encode_video(120, 10, gop=10)
-    seen = []
-    advance = video_decoding._advance
+SETTINGS = [
+    VideoSettings(fps=fps, max_frames=cap, backend="pyav")
+    for fps, cap in ((1, 64), (7, 64), (1, 3))
+]
 
-    def spy(frames: Any, target: int, deadline: Any) -> Any:
-        return advance((seen.append(1) or frame for frame in frames), target, deadline)
 
-    monkeypatch.setattr(video_decoding, "_advance", spy)
-    clip = read_video(content, 32, VideoSettings(max_frames=3, backend="pyav"))
-    # Above 60, the grey of the test frames is saturated.
-    assert len(clip.tiles) == 3
-    assert len(seen) < 50
+@pytest.mark.parametrize("settings", SETTINGS, ids=str)
+@pytest.mark.parametrize("options", [{}, {"open_gop": True}, {"b_frames": 0}, {"gop": 1}], ids=str)
+@pytest.mark.parametrize("seek_bytes", [0, 2**40])
+@pytest.mark.parametrize("kind", ["mp4", "matroska", "mpegts"])
+def test_what_is_left_out_leaves_no_trace(
+    encode_video: Encode, monkeypatch, settings: VideoSettings, options, seek_bytes: int, kind: str
+):
+    monkeypatch.setattr(video_packets, "SEEK_BYTES", seek_bytes)
+    if not (kind == "mpegts" and seek_bytes == 0):  # whose seeks land behind the key frame
+        monkeypatch.setattr(video_decoding, "_counted", None)
+    content = encode_video(60, 10, kind=kind, **{"gop": 25, "moving": True} | options)
+    index = index_video(content)
+    wanted = sample_frames(index.info.num_frames, index.info.fps, index.info.duration, settings)
+    with av.open(io.BytesIO(content)) as container:
+        shown = sorted(container.decode(video=0), key=lambda frame: frame.pts)
+    unreferenced = sum(frame.pict_type == PictureType.B for frame in shown)
+    assert (unreferenced > 10) == (options.get("b_frames") != 0 and options.get("gop") != 1)
+    found = [
+        np.asarray(frame)
+        for frame in video_decoding.decode_frames(
+            content, index, wanted, "pyav", video_decoding.Deadline.of(content, 60)
+        )
+    ]
+    assert len(found) == len(wanted)
+    for number, frame in zip(wanted.tolist(), found, strict=True):
+        np.testing.assert_array_equal(frame, shown[number].to_ndarray(format="rgb24"))
+
+
+def test_distant_frames_cost_few_packets(encode_video: Encode):
+    index = index_video(encode_video(120, 10, gop=10))
+    runs = needed_runs(index.packets, index.pts[[5, 60, 115]])
+    assert len(runs) == 3
+    assert sum(stop - start for start, stop in runs) < 30
+    # A run ends with the frame wanted; wanting all of them needs all packets, in one run.
+    assert needed_runs(index.packets, index.pts) == [(0, 120)]
+    assert needed_runs(index.packets, index.pts[[0]]) == [(0, 1)]
+
+
+def test_a_picture_shown_before_its_key_frame_needs_the_key_frame_before():
+    packets = Packets(
+        pts=np.array([0, 2, 1, 6, 4, 5, 8, 7]),
+        key=np.array([1, 0, 0, 1, 0, 0, 0, 0], dtype=bool),
+        size=np.full(8, 600),
+    )
+    assert needed_runs(packets, np.array([5])) == [(0, 6)]
+    assert needed_runs(packets, np.array([7])) == [(3, 8)]
+    assert needed_runs(packets, np.array([1, 6])) == [(0, 4)]
+    assert needed_runs(packets, np.array([0, 6])) == [(0, 1), (3, 4)]
+    assert packets.place(4) == 4
+    assert packets.place(3) == packets.place(None) == -1
+    assert not worth_a_seek(packets, 0, 8)
+    large = replace(packets, size=packets.size * 2**10)
+    assert worth_a_seek(large, 1, 3)
+    assert not worth_a_seek(replace(large, pts=np.zeros(8)), 1, 3)
+
+
+def test_a_clip_inside_a_shard_is_read_where_it_lies(encode_video: Encode, tmp_path: Path):
+    content = encode_video(40, 10)
+    (tmp_path / "shard.tar").write_bytes(bytes(700) + content + bytes(900))
+    with RangeFile(tmp_path / "shard.tar", 700, len(content)) as file:
+        info, clip = probe_video(file), read_video(file, 32, PYAV)
+        assert info == probe_video(content)
+        np.testing.assert_array_equal(clip.tiles, read_video(content, 32, PYAV).tiles)
+        assert not file.closed
+        cut = RangeFile(tmp_path / "shard.tar", 700, len(content) // 2)
+        with cut, pytest.raises(MediaError, match=rf"shard\.tar \(bytes 700 to {700 + cut.size}\)"):
+            probe_video(cut)
+    with io.BytesIO(content) as anything:
+        assert len(read_video(anything, 32, PYAV).tiles) == len(clip.tiles)
+        anything.seek(0)
+        assert name_of(anything) == "video in an open file"
+
+
+@pytest.mark.parametrize(("width", "height"), [(64, 40), (40, 64), (200, 112), (32, 32)])
+def test_fast_frames_are_within_two_levels(encode_video: Encode, width: int, height: int):
+    content = encode_video(6, 10, width=width, height=height)
+    exact = read_video(content, 32, VideoSettings(fps=100, backend="pyav"))
+    fast = read_video(content, 32, VideoSettings(fps=100, backend="pyav"), resample="fast")
+    assert np.abs(fast.tiles.astype(int) - exact.tiles).max() <= 2
+
+
+def test_tiles_go_where_there_is_room(encode_video: Encode):
+    content = encode_video(30, 10)
+    room = np.zeros((5, 3, 32, 32), dtype=np.uint8)
+    clip = read_video(content, 32, PYAV, out=room[1:])
+    assert np.shares_memory(clip.tiles, room)
+    np.testing.assert_array_equal(room[1:4], read_video(content, 32, PYAV).tiles)
+    assert not room[0].any()
+    assert not room[4].any()
+    assert not np.shares_memory(read_video(content, 32, PYAV, out=room[:2]).tiles, room)
 
 
 def test_pixels_are_resized_then_squashed(encode_video: Encode):

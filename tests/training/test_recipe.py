@@ -66,3 +66,5 @@ def test_impossible_checkpoints_and_workers_are_refused():
         CheckpointSettings(keep=0)
     with pytest.raises(ConfigError, match=r"data\.workers is -1"):
         DataSettings(workers=-1)
+    with pytest.raises(ConfigError, match=r"data\.sample_timeout_s is 0, expected more than 0"):
+        DataSettings(sample_timeout_s=0)

@@ -54,6 +54,7 @@ def test_what_leaves_the_result_alone_may_change(run_copy, make_recipe):
     recipe = make_recipe(
         "data.root=elsewhere",
         "data.workers=5",
+        "data.sample_timeout_s=9",
         "checkpoint.keep=9",
         "training.threads=3",
         "data.skip_ids=[a]",

@@ -1,129 +1,27 @@
-"""Packs of the plan, read and processed by worker processes ahead of the training loop."""
+"""Steps of a plan, read by worker processes ahead of the training loop."""
 
-import multiprocessing
-import os
-import threading
+import logging
 from collections import deque
-from collections.abc import Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from smolvlm2.data.manifest import Manifest
-from smolvlm2.data.media import MediaStore
-from smolvlm2.errors import DataError, MediaError, PromptError
-from smolvlm2.loading.micro_batch import LossWeight, MicroBatch, PackSample, assemble
-from smolvlm2.plan.packs import Capacity, Pack
+from smolvlm2.errors import PlanError
+from smolvlm2.loading.micro_batch import MicroBatch
+from smolvlm2.loading.reader import PackReader, Skip
+from smolvlm2.loading.ring import MIB, Ring
+from smolvlm2.loading.workers import WorkerPool
+from smolvlm2.plan.packs import Pack
 from smolvlm2.plan.plan import Plan, Position
-from smolvlm2.plan.samples import SourceTable
-from smolvlm2.processing.processor import Processor
 
-WORKER_DIED = (
-    "a loader process died (out of memory, or a crash in a decoder); run again with "
-    "data.workers=0 to see it in the main process"
-)
+logger = logging.getLogger(__name__)
 
-
-@dataclass(kw_only=True)
-class Skip:
-    """A sample that could not be read when its turn came."""
-
-    sample_id: str
-    """Stable id."""
-    reason: str
-    """One of the ledger's reasons."""
-    detail: str
-    """For a human."""
-    epoch: int = 0
-    """Of its source: with the id it names one occurrence, which stays skipped on replay."""
-
-    @property
-    def occurrence(self) -> tuple[str, int]:
-        """Which sample, at which of its turns."""
-        return self.sample_id, self.epoch
-
-
-@dataclass(kw_only=True)
-class PackReader:
-    """Turns one pack into arrays; sent to each worker once."""
-
-    tables: list[SourceTable]
-    """Of the plan."""
-    manifests: list[Manifest]
-    """One for each table."""
-    processor: Processor
-    """Reads media and text."""
-    capacity: Capacity
-    """Of a pack."""
-    image_token_id: int
-    """Id of ``<image>``."""
-    pad_token_id: int
-    """Id of the filler."""
-    loss_weight: LossWeight = "token"
-    """See `assemble`."""
-    skip_ids: frozenset[str] = frozenset()
-    """Samples left out by the user."""
-    skipped_before: dict[tuple[str, int], Skip] = field(default_factory=dict)
-    """Skips of this run by occurrence: on replay they are reported again without a try."""
-
-    def read(self, pack: Pack) -> tuple[MicroBatch, list[Skip]]:
-        """Read and process a pack's samples; unreadable ones are left out and reported.
-
-        Raises:
-            DataError: A sample has another length than planned; its geometry is stale.
-        """
-        samples, skips = [], []
-        columns = {
-            name: pack.samples.column(self.tables, name)
-            for name in ("rows", "messages", "tokens", "tiles", "modality")
-        }
-        for number, source in enumerate(pack.samples.source.tolist()):
-            planned = {name: int(values[number]) for name, values in columns.items()}
-            manifest = self.manifests[source]
-            row = manifest.row(planned["rows"])
-            if row.sample_id in self.skip_ids:
-                continue
-            occurrence = (row.sample_id, int(pack.samples.epoch[number]))
-            if occurrence in self.skipped_before:
-                skips.append(self.skipped_before[occurrence])
-                continue
-            messages = row.messages[: planned["messages"]]
-            markers = sum(
-                part["type"] != "text" for message in messages for part in message["content"]
-            )
-            store = MediaStore(manifest.data_root)
-            try:
-                media = [store.read(locator) for locator in row.media[:markers]]
-                sample = self.processor.encode_sample(messages, media)
-            except (MediaError, PromptError) as error:
-                reason = error.reason if isinstance(error, MediaError) else "placeholder_mismatch"
-                name, epoch = occurrence
-                skips.append(Skip(sample_id=name, reason=reason, detail=str(error), epoch=epoch))
-                continue
-            samples.append(
-                PackSample(
-                    sample_id=row.sample_id,
-                    sample=sample,
-                    tokens=planned["tokens"],
-                    tiles=planned["tiles"],
-                    modality=planned["modality"],
-                )
-            )
-        batch = assemble(
-            samples,
-            self.capacity,
-            tile_size=self.processor.tile_size,
-            tokens_per_tile=self.processor.tokens_per_tile,
-            image_token_id=self.image_token_id,
-            pad_token_id=self.pad_token_id,
-            loss_weight=self.loss_weight,
-        )
-        return batch, skips
+SAMPLE_TIMEOUT_S = 120.0
+"""Default of ``data.sample_timeout_s``."""
 
 
 @dataclass(kw_only=True)
 class StepBatch:
-    """Everything that one optimiser step reads."""
+    """Everything that one optimiser step reads; valid until the next one is asked for."""
 
     packs: list[MicroBatch]
     """K packs."""
@@ -131,76 +29,94 @@ class StepBatch:
     """Where the next step begins."""
     skips: list[Skip] = field(default_factory=list)
     """Samples that could not be read."""
+    on_release: Callable[[int], None] | None = None
+    """Called with the number of a pack that is not needed any more."""
+
+    def release(self, number: int) -> None:
+        """Give a pack's memory back early, so that the next step's packs are read meanwhile.
+
+        Args:
+            number: Of the pack; its arrays must not be looked at any more.
+        """
+        if self.on_release is not None:
+            self.on_release(number)
 
 
 class Loader:
-    """Steps of a plan in order, prepared ahead of time.
+    """Steps of a plan in order, the same at any number of workers.
+
+    With workers, packs are views of a ring of ``packs of a step + workers + 1`` buffers
+    (``workers + 2`` at one pack a step). A worker that dies, or that a sample keeps for longer than
+    ``timeout_s``, is replaced, and the sample skipped. Without workers a decoder that hangs cannot
+    be interrupted: only ``video.timeout_s`` holds, between frames.
 
     Args:
         plan: Decides what every step holds.
         reader: Turns packs into arrays.
         position: Where to begin.
         workers: Processes beside the caller's; 0 reads in the caller's process.
-        ahead: Steps that are prepared ahead.
+        timeout_s: Seconds that one sample may take in a worker.
+        pin: Whether the buffers are pinned for the CUDA device; needs torch.
+
+    Raises:
+        DataError: The buffers do not fit in memory; says how much is needed.
     """
 
     def __init__(
-        self, plan: Plan, reader: PackReader, position: Position, *, workers: int, ahead: int = 2
+        self,
+        plan: Plan,
+        reader: PackReader,
+        position: Position,
+        *,
+        workers: int,
+        timeout_s: float = SAMPLE_TIMEOUT_S,
+        pin: bool = False,
     ) -> None:
         self._plan = plan
         self._reader = reader
         self._position = position
-        self._ahead = ahead
-        self._pool: ProcessPoolExecutor | None = None
+        self._stream: _Stream | None = None
+        self.pool: WorkerPool | None = None
         if workers:
-            # Spawned, not forked: a fork of a process with threads can hang in a lock.
-            self._pool = ProcessPoolExecutor(
+            self._ring = Ring(reader.shape, plan.packs_per_step + workers + 1)
+            logger.info(
+                "%d loader processes, %d pack buffers of together %d MiB",
                 workers,
-                mp_context=multiprocessing.get_context("spawn"),
-                initializer=_start_worker,
-                initargs=(reader,),
+                self._ring.slots,
+                self._ring.size // MIB,
             )
+            if pin:
+                self._ring.pin()
+            self.pool = WorkerPool(reader, self._ring, workers, timeout_s)
 
     def __iter__(self) -> Iterator[StepBatch]:
-        """Endless; the caller stops when it has had its steps.
+        """All steps from the position on; the caller stops when it has had its steps.
 
         Raises:
-            DataError: A worker died, or a sample has another length than planned.
+            DataError: Workers cannot start, or a sample has another length than planned.
         """
-        waiting: deque[tuple[list[Future | Pack], Position]] = deque()
-        following = self._position
+        if self.pool is None:
+            return self._in_process()
+        if self._stream is not None:
+            self._stream.drain()
+        self._stream = _Stream(self._plan, self._reader, self._position, self._ring, self.pool)
+        return self._stream
+
+    def _in_process(self) -> Iterator[StepBatch]:
+        position = self._position
         while True:
-            while len(waiting) <= (self._ahead if self._pool else 0):
-                packs, following = self._plan.step(following)
-                waiting.append(([self._submit(pack) for pack in packs], following))
-            tasks, position = waiting.popleft()
-            results = [self._result(task) for task in tasks]
+            packs, position = self._plan.step(position)
+            results = [self._reader.read(pack) for pack in packs]
             yield StepBatch(
                 packs=[batch for batch, _ in results],
                 skips=[skip for _, skips in results for skip in skips],
                 position=position,
             )
 
-    def _submit(self, pack: Pack) -> Future | Pack:
-        if self._pool is None:
-            return pack
-        try:
-            return self._pool.submit(_read_in_worker, pack)
-        except BrokenProcessPool as error:
-            raise DataError(WORKER_DIED) from error
-
-    def _result(self, task: Future | Pack) -> tuple[MicroBatch, list[Skip]]:
-        if isinstance(task, Pack):
-            return self._reader.read(task)
-        try:
-            return task.result()
-        except BrokenProcessPool as error:
-            raise DataError(WORKER_DIED) from error
-
     def close(self) -> None:
-        """Stop the workers; tasks that have not begun are dropped."""
-        if self._pool:
-            self._pool.shutdown(wait=False, cancel_futures=True)
+        """Stop the workers."""
+        if self.pool is not None:
+            self.pool.close()
 
     def __enter__(self) -> "Loader":
         return self
@@ -209,29 +125,87 @@ class Loader:
         self.close()
 
 
-_worker_reader: PackReader | None = None
+@dataclass(kw_only=True)
+class _Step:
+    """A step whose packs are being read."""
+
+    packs: list[Pack]
+    position: Position
+    tickets: list[int] = field(default_factory=list)
+    slots: list[int] = field(default_factory=list)
 
 
-def _start_worker(reader: PackReader) -> None:
-    global _worker_reader
-    _worker_reader = reader
-    threading.Thread(target=_exit_with_parent, daemon=True).start()
-    # One thread a worker: their number is the degree of parallelism. Only a reader that resizes
-    # with torch pays for importing it.
-    if reader.processor.image.resample == "fast":
-        import torch
+class _Stream(Iterator[StepBatch]):
+    """Keeps every free slot of the ring busy, in the order of the plan."""
 
-        torch.set_num_threads(1)
+    def __init__(
+        self, plan: Plan, reader: PackReader, position: Position, ring: Ring, pool: WorkerPool
+    ) -> None:
+        self._plan, self._reader, self._ring, self._pool = plan, reader, ring, pool
+        self._following = position
+        self._steps: deque[_Step] = deque()
+        self._end: PlanError | None = None
+        self._lent: dict[int, tuple[MicroBatch, int]] = {}
+        self._free = deque(range(ring.slots))
+        self._fill()
 
+    def __next__(self) -> StepBatch:
+        self._release_all()
+        if not self._steps:
+            assert self._end is not None
+            raise self._end
+        step = self._steps[0]
+        results = [self._pool.result(ticket) for ticket in step.tickets]
+        self._steps.popleft()
+        packs = [
+            facts.batch(self._ring.buffers(slot))
+            for (facts, _), slot in zip(results, step.slots, strict=True)
+        ]
+        self._lent = dict(enumerate(zip(packs, step.slots, strict=True)))
+        return StepBatch(
+            packs=packs,
+            skips=[skip for _, skips in results for skip in skips],
+            position=step.position,
+            on_release=self._release,
+        )
 
-def _exit_with_parent() -> None:
-    """Without this a worker whose trainer was killed would wait for its next pack for ever."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
+    def drain(self) -> None:
+        """Wait for what is being read, and forget it."""
+        for step in self._steps:
+            for ticket in step.tickets:
+                self._pool.result(ticket)
 
+    def _release(self, number: int) -> None:
+        """Use a pack's slot again; its arrays are taken away, so that nobody sees them change."""
+        if number not in self._lent:
+            return
+        batch, slot = self._lent.pop(number)
+        batch.detach()
+        self._free.append(slot)
+        self._fill()
 
-def _read_in_worker(pack: Pack) -> tuple[MicroBatch, list[Skip]]:
-    assert _worker_reader is not None
-    return _worker_reader.read(pack)
+    def _release_all(self) -> None:
+        for number in list(self._lent):
+            self._release(number)
+
+    def _fill(self) -> None:
+        while self._free and self._plan_on():
+            step = self._steps[-1]
+            slot = self._free.popleft()
+            planned = self._reader.planned(step.packs[len(step.tickets)])
+            step.slots.append(slot)
+            step.tickets.append(self._pool.submit(slot, planned))
+
+    def _plan_on(self) -> bool:
+        """Whether the last step of those begun has a pack that is not being read yet."""
+        if self._steps and len(self._steps[-1].tickets) < len(self._steps[-1].packs):
+            return True
+        if self._end is not None:
+            return False
+        try:
+            packs, self._following = self._plan.step(self._following)
+        except PlanError as error:
+            self._end = error  # the steps before it are still to come
+            return False
+        self._steps.append(_Step(packs=packs, position=self._following))
+        return True

@@ -7,7 +7,7 @@ from smolvlm2.processing.image_reading import image_size, open_image
 from smolvlm2.processing.resampling import channels, fast_lanczos
 from smolvlm2.processing.tiling import ImageSettings, resize_plan, tile_grid
 
-__all__ = ["ImageSettings", "image_size", "image_tiles", "open_image", "tile_grid"]
+__all__ = ["ImageSettings", "image_size", "image_tiles", "open_image", "tile_grid", "tile_room"]
 
 
 def image_tiles(
@@ -15,6 +15,7 @@ def image_tiles(
     tile_size: int,
     settings: ImageSettings,
     longest_edge: int | None = None,
+    out: np.ndarray | None = None,
 ) -> tuple[np.ndarray, int, int]:
     """Cut an image into tiles for the vision encoder.
 
@@ -23,6 +24,8 @@ def image_tiles(
         tile_size: Side S of a tile, in pixels.
         settings: How images become tiles.
         longest_edge: Overrides the setting for this image, in pixels.
+        out: uint8 ``(n, 3, S, S)`` whose first T entries the tiles are written to; not used where
+            it has fewer.
 
     Returns:
         Tiles uint8 ``(T, 3, S, S)``, crops row by row, then the whole image squashed to a square;
@@ -34,7 +37,7 @@ def image_tiles(
     plan = resize_plan(image.width, image.height, tile_size, settings, longest_edge)
     rows, cols = int(plan.rows), int(plan.cols)
     grid = (int(plan.grid_width), int(plan.grid_height))
-    tiles = np.empty((rows * cols + 1, 3, tile_size, tile_size), dtype=np.uint8)
+    tiles = tile_room(rows * cols + 1, tile_size, out)
     if settings.resample == "fast":
         bands, whole = fast_lanczos(image, grid, tile_size if rows else None)
     else:
@@ -52,6 +55,13 @@ def image_tiles(
         crops[:, :, channel] = cut.transpose(0, 2, 1, 3)
         tiles[-1, channel] = whole[channel]
     return tiles, rows, cols
+
+
+def tile_room(count: int, tile_size: int, out: np.ndarray | None) -> np.ndarray:
+    """The first ``count`` tiles of ``out``, or new memory where it has no room for them."""
+    if out is not None and len(out) >= count:
+        return out[:count]
+    return np.empty((count, 3, tile_size, tile_size), dtype=np.uint8)
 
 
 def _resize(image: Image.Image, size: tuple[int, int]) -> Image.Image:

@@ -14,6 +14,7 @@ from smolvlm2.processing.images import image_tiles, open_image
 from smolvlm2.processing.lengths import LengthModel
 from smolvlm2.processing.processor_files import ProcessorSettings, read_settings, write_settings
 from smolvlm2.processing.template import (
+    EncodedConversation,
     ImageLayout,
     MediaLayout,
     Messages,
@@ -39,6 +40,16 @@ class ProcessedSample:
     """bool ``(L,)``: the assistant's answers and their end tokens."""
     tiles: np.ndarray
     """uint8 ``(T, 3, S, S)``; T is 0 for text."""
+
+
+@dataclass(frozen=True)
+class ReadMedium:
+    """An image or clip that was read."""
+
+    layout: MediaLayout
+    """What the prompt says of it."""
+    tiles: np.ndarray
+    """uint8 ``(T, 3, S, S)``."""
 
 
 class Batch(dict[str, Any]):
@@ -228,20 +239,56 @@ class Processor:
                 f"conversation has {len(kinds)} image and video markers but {len(media)} media "
                 f"and {len(limits)} limits; give one of each"
             )
-        layouts: list[MediaLayout] = []
-        tiles = [np.empty((0, 3, self.tile_size, self.tile_size), dtype=np.uint8)]
-        for kind, source, limit in zip(kinds, media, limits, strict=True):
-            layout, pixels = self._read(kind, source, limit)
-            layouts.append(layout)
-            tiles.append(pixels)
-        encoded = encode_conversation(
+        read = [self.read_medium(*each) for each in zip(kinds, media, limits, strict=True)]
+        encoded = self.encode_text(
+            messages, [medium.layout for medium in read], add_generation_prompt
+        )
+        return ProcessedSample(encoded.input_ids, encoded.supervised, self.join_tiles(read))
+
+    def read_medium(
+        self, kind: str, source: Any, limit: int | None = None, out: np.ndarray | None = None
+    ) -> ReadMedium:
+        """Read one image or clip.
+
+        Args:
+            kind: ``image`` or ``video``.
+            source: As in ``encode_sample``.
+            limit: Its own longest edge (pixels) or frame count.
+            out: Where tiles go if it has room for them, uint8 ``(n, 3, S, S)``.
+
+        Raises:
+            MediaError: It cannot be read.
+        """
+        if kind == "video":
+            clip = read_video(
+                source, self.tile_size, self.video, limit, resample=self.image.resample, out=out
+            )
+            return ReadMedium(VideoLayout(clip.timestamps.tolist(), clip.duration), clip.tiles)
+        image = open_image(source, self.image)
+        tiles, rows, cols = image_tiles(image, self.tile_size, self.image, limit, out)
+        return ReadMedium(ImageLayout(rows, cols), tiles)
+
+    def encode_text(
+        self,
+        messages: Messages,
+        layouts: Sequence[MediaLayout],
+        add_generation_prompt: bool = False,
+    ) -> EncodedConversation:
+        """Ids and mask of a conversation whose media were read before.
+
+        Raises:
+            PromptError: Malformed conversation, or media and markers do not match.
+        """
+        return encode_conversation(
             messages, layouts, self.tokenizer, self.tokens_per_tile, add_generation_prompt
         )
-        return ProcessedSample(
-            encoded.input_ids,
-            encoded.supervised,
-            tiles[1] if len(tiles) == 2 else np.concatenate(tiles),
-        )
+
+    def join_tiles(self, read: Sequence[ReadMedium]) -> np.ndarray:
+        """Tiles of several media in one array ``(T, 3, S, S)``; those of one are not copied."""
+        if len(read) == 1:
+            return read[0].tiles
+        none = np.empty((0, 3, self.tile_size, self.tile_size), dtype=np.uint8)
+        return np.concatenate([none, *(medium.tiles for medium in read)])
 
     def decode(self, ids: Iterable[int], skip_special_tokens: bool = True) -> str:
         """Text of one row of ids."""
@@ -252,14 +299,6 @@ class Processor:
     ) -> list[str]:
         """Text of each row of ids."""
         return self.tokenizer.batch_decode(batch, skip_special_tokens)
-
-    def _read(self, kind: str, source: Any, limit: int | None) -> tuple[MediaLayout, np.ndarray]:
-        if kind == "video":
-            clip = read_video(source, self.tile_size, self.video, limit)
-            return VideoLayout(clip.timestamps.tolist(), clip.duration), clip.tiles
-        image = open_image(source, self.image)
-        tiles, rows, cols = image_tiles(image, self.tile_size, self.image, limit)
-        return ImageLayout(rows, cols), tiles
 
     def _pad(self, samples: list[ProcessedSample], side: str, labels: bool) -> dict[str, Any]:
         shape = (len(samples), max(len(sample.input_ids) for sample in samples))

@@ -3,16 +3,22 @@
 import io
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import av
 import numpy as np
 
 from smolvlm2.errors import MediaError, MediaNotFoundError
+from smolvlm2.processing.range_file import RangeFile
+from smolvlm2.processing.video_packets import Packets
 
-VideoFile = bytes | str | Path
+VideoFile = bytes | str | Path | RangeFile | BinaryIO
+"""Bytes, a path, or a file that is open for reading and can be sought in."""
 MISSING_SHARE = 0.9
 """A file with fewer frames than this share of what its header promises was cut off."""
+
+SURE_TIMES = frozenset({"mov,mp4,m4a,3gp,3g2,mj2", "mpegts"})
+"""Containers that always say when a frame is shown, also where no frame is out of order."""
 
 
 @dataclass(frozen=True)
@@ -39,8 +45,8 @@ class VideoIndex:
     pts: np.ndarray | None
     """Presentation times in order of presentation, ``(n,)``, in units of ``time_base``; None where
     the container has none and frames can only be counted."""
-    key_pts: np.ndarray
-    """Times at which decoding can start, sorted."""
+    packets: Packets | None
+    """Of the video stream; None where ``pts`` is."""
     time_base: float
     """Seconds in a unit of ``pts``."""
     turns: int
@@ -59,7 +65,16 @@ def name_of(source: Any) -> str:
         return str(source)
     if isinstance(source, bytes | bytearray | memoryview):
         return f"video of {len(source)} bytes"
+    if isinstance(source, RangeFile):
+        return str(source)
+    if is_file(source):
+        return f"video in {getattr(source, 'name', 'an open file')}"
     return f"video given as {type(source).__name__}"
+
+
+def is_file(source: Any) -> bool:
+    """Whether a source is an open file that can be sought in."""
+    return all(hasattr(source, name) for name in ("read", "seek", "tell"))
 
 
 def open_video(source: VideoFile) -> Any:
@@ -76,9 +91,13 @@ def open_video(source: VideoFile) -> Any:
         target: Any = str(source)
     elif isinstance(source, bytes | bytearray | memoryview):
         target = io.BytesIO(source)
+    elif is_file(source):
+        source.seek(0)
+        target = source
     else:
         raise MediaError(
-            f"{name}; expected bytes, a path or a FrameSequence", reason="unsupported_media"
+            f"{name}; expected bytes, a path, an open file or a FrameSequence",
+            reason="unsupported_media",
         )
     try:
         container = av.open(target)
@@ -87,6 +106,9 @@ def open_video(source: VideoFile) -> Any:
     if not container.streams.video:
         container.close()
         raise MediaError(f"{name}: has no video stream; replace or skip it")
+    context = container.streams.video[0].codec_context
+    # Workers are many: more threads each only add overhead and, with whole frames, latency.
+    context.thread_type, context.thread_count = "SLICE", 1
     return container
 
 
@@ -106,6 +128,7 @@ def index_video(source: VideoFile) -> VideoIndex:
             promised, time_base = stream.frames, stream.time_base
             reordered = bool(stream.codec_context.has_b_frames)
             rate = float(stream.average_rate or 0)
+            timed = container.format.name in SURE_TIMES
             if not shown:
                 raise MediaError(f"{name}: video of zero length; replace or skip it")
             if packets[-1].is_corrupt or len(packets) < MISSING_SHARE * promised:
@@ -122,7 +145,7 @@ def index_video(source: VideoFile) -> VideoIndex:
     times = [packet.pts for packet in shown]
     base = float(time_base) if time_base else 0.0
     known = base > 0 and None not in times and len(set(times)) == len(times)
-    if known and reordered and len(times) > 2 and times == sorted(times):
+    if known and reordered and not timed and len(times) > 2 and times == sorted(times):
         known = False  # AVI numbers packets as they lie in the file, not as they are shown
     pts = np.sort(np.array(times, dtype=np.int64)) if known else None
     if pts is not None:
@@ -135,11 +158,20 @@ def index_video(source: VideoFile) -> VideoIndex:
         raise MediaError(f"{name}: video of zero length; replace or skip it")
     turns = round(getattr(first, "rotation", 0) / 90) % 4
     size = (first.height, first.width) if turns % 2 else (first.width, first.height)
-    keys = [packet.pts for packet in packets if packet.is_keyframe and packet.pts is not None]
     return VideoIndex(
         info=VideoInfo(*size, duration, len(shown) / duration, len(shown)),
         pts=pts,
-        key_pts=np.sort(np.array(keys, dtype=np.int64)),
+        packets=_packets(packets) if known else None,
         time_base=base,
         turns=turns,
+    )
+
+
+def _packets(packets: list[Any]) -> Packets | None:
+    if any(packet.pts is None for packet in packets):
+        return None
+    return Packets(
+        pts=np.array([packet.pts for packet in packets], dtype=np.int64),
+        key=np.array([packet.is_keyframe for packet in packets], dtype=bool),
+        size=np.array([packet.size for packet in packets], dtype=np.int64),
     )

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smolvlm2.errors import SmolVLMError
-from smolvlm2.loading.loader import Skip
 from smolvlm2.loading.micro_batch import MicroBatch
+from smolvlm2.loading.reader import Skip
 from smolvlm2.plan.samples import MODALITIES
 from smolvlm2.training.signals import Ending
 
@@ -22,7 +22,7 @@ SHOWN_IDS = 8
 
 
 @dataclass(kw_only=True)
-class PackFacts:
+class LoadedPack:
     """A pack as it was really loaded."""
 
     sample_ids: list[str]
@@ -35,7 +35,7 @@ class PackFacts:
     """In use."""
 
     @classmethod
-    def of(cls, pack: MicroBatch) -> "PackFacts":
+    def of(cls, pack: MicroBatch) -> "LoadedPack":
         """Read them off a pack."""
         weight = float(pack.loss_weights.sum(dtype=np.float64))
         return cls(sample_ids=pack.sample_ids, weight=weight, tokens=pack.tokens, tiles=pack.tiles)
@@ -45,7 +45,7 @@ class PackFacts:
 class Loaded:
     """One rank's word before a step's first forward pass."""
 
-    packs: dict[int, PackFacts] = field(default_factory=dict)
+    packs: dict[int, LoadedPack] = field(default_factory=dict)
     """By place in the step; blank ones are left out."""
     skips: list[Skip] = field(default_factory=list)
     """Samples that it could not read."""
@@ -61,7 +61,7 @@ class Loaded:
 class StepFacts:
     """A step as all ranks loaded it; equal on every rank."""
 
-    packs: list[PackFacts]
+    packs: list[LoadedPack]
     """In the plan's order."""
     skips: list[Skip]
     """Likewise by rank."""

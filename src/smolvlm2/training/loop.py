@@ -14,7 +14,8 @@ from typing import Any
 from torch.distributed.device_mesh import DeviceMesh
 
 from smolvlm2.errors import CheckpointError, ResumeError, SmolVLMError, TrainingError
-from smolvlm2.loading.loader import Loader, PackReader, Skip, StepBatch
+from smolvlm2.loading.loader import Loader, StepBatch
+from smolvlm2.loading.reader import PackReader, Skip
 from smolvlm2.model.hf_format import save_model
 from smolvlm2.model.smolvlm import SmolVLM
 from smolvlm2.plan.plan import Plan, Position
@@ -27,7 +28,7 @@ from smolvlm2.training.checkpoints import (
 from smolvlm2.training.distributed import World, shared
 from smolvlm2.training.exchange import (
     Loaded,
-    PackFacts,
+    LoadedPack,
     StepFacts,
     StepLoss,
     name_samples,
@@ -186,6 +187,8 @@ class Trainer:
             self.reader,
             self.state.position,
             workers=self.recipe.data.workers,
+            timeout_s=self.recipe.data.sample_timeout_s,
+            pin=self.world.device.type == "cuda",
         )
         with share, loader:
             batches = iter(loader)
@@ -236,7 +239,7 @@ class Trainer:
             return None, [], loaded
         numbers = share.numbers(self.state.position)
         loaded.packs = {
-            number: PackFacts.of(pack)
+            number: LoadedPack.of(pack)
             for number, pack in zip(numbers, batch.packs, strict=True)
             if number is not None
         }
@@ -254,7 +257,7 @@ class Trainer:
         loss, norm, updated = None, 0.0, False
         # Without supervised tokens nothing is computed: all ranks know, from the same sum.
         if facts.divisor > 0:
-            loss, norm = self.updater.gradients(batch.packs, numbers, facts.divisor, at=self._here)
+            loss, norm = self.updater.gradients(batch, numbers, facts.divisor, at=self._here)
             if math.isfinite(loss.total) and math.isfinite(norm):
                 self.updater.apply()
                 updated = True

@@ -9,6 +9,7 @@ from typing import Literal
 
 from smolvlm2.data.mixture import MixtureSettings
 from smolvlm2.errors import ConfigError
+from smolvlm2.loading.loader import SAMPLE_TIMEOUT_S
 from smolvlm2.loading.micro_batch import LossWeight
 from smolvlm2.loading.sample_table import LimitSettings
 from smolvlm2.model.components import ComponentSettings
@@ -108,12 +109,19 @@ class DataSettings:
     """Sources and their shares of the samples; a run needs one, ``configs/mixtures/`` has some."""
     workers: int = 2
     """Processes that read and process samples; 0 reads in the main process."""
+    sample_timeout_s: float = SAMPLE_TIMEOUT_S
+    """Seconds that a worker may take for one sample before it is killed and the sample skipped;
+    without workers only ``video.timeout_s`` holds, between frames."""
     skip_ids: list[str] = field(default_factory=list)
     """Samples to leave out."""
 
     def __post_init__(self) -> None:
         if self.workers < 0:
             raise ConfigError(f"data.workers is {self.workers}, expected 0 or more")
+        if not self.sample_timeout_s > 0:
+            raise ConfigError(
+                f"data.sample_timeout_s is {self.sample_timeout_s}, expected more than 0"
+            )
 
 
 @dataclass(kw_only=True)

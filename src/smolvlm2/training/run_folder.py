@@ -27,6 +27,7 @@ FREE_KEYS = (
     "parallel.",
     "checkpoint.",
     "training.threads",
+    "data.sample_timeout_s",
     "data.skip_ids",
     "training.max_skip_fraction",
     "training.on_nonfinite",

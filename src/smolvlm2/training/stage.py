@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from smolvlm2.errors import CheckpointError, ConfigError, ResumeError
-from smolvlm2.loading.loader import PackReader
+from smolvlm2.loading.reader import PackReader
 from smolvlm2.model.components import component_shapes, load_components
 from smolvlm2.model.config import SmolVLMConfig
 from smolvlm2.model.hub import write_json

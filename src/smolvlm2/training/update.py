@@ -5,11 +5,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule
 from torch.optim import Optimizer
 
+from smolvlm2.loading.loader import StepBatch
 from smolvlm2.loading.micro_batch import MicroBatch
 from smolvlm2.model.smolvlm import SmolVLM
 from smolvlm2.plan.samples import MODALITIES
@@ -58,12 +60,12 @@ class Updater:
         self.optimizer = build_optimizer(self.shards.items(), self.settings)
 
     def gradients(
-        self, packs: Sequence[MicroBatch], numbers: Sequence[int | None], divisor: float, *, at: str
+        self, batch: StepBatch, numbers: Sequence[int | None], divisor: float, *, at: str
     ) -> tuple[StepLoss, float]:
         """Compute and clip the gradient of a step's loss. All ranks call it, with as many packs.
 
         Args:
-            packs: Of this rank.
+            batch: This rank's packs; they are released on the way.
             numbers: Their places in the step; None for blank packs.
             divisor: Sum of the loss weights of all packs of all ranks.
             at: Where in the run, for messages.
@@ -72,23 +74,28 @@ class Updater:
             The step's loss, and the norm of the whole gradient before clipping.
         """
         results = []
-        for place, pack in enumerate(packs):
+        for place, pack in enumerate(batch.packs):
             if isinstance(self.model, FSDPModule):
                 # Copies exchange gradients once a step, not once a pack.
-                self.model.set_requires_all_reduce(place == len(packs) - 1)
+                self.model.set_requires_all_reduce(place == len(batch.packs) - 1)
             self.randomness.begin(numbers[place], pack)
             results.append(self._backward(pack, divisor, at))
+            if place:
+                # By now the copy to the device of the pack before is long over.
+                results[place - 1].copied()
+                batch.release(place - 1)
         with_gradient = hand_over_gradients(self.model, self.shards)
-        norm = clip_gradients(with_gradient, self.settings.max_grad_norm, self.mesh)
+        with self.world.watch(at):
+            norm = clip_gradients(with_gradient, self.settings.max_grad_norm, self.mesh)
         computed = Computed(losses={}, by_modality=np.zeros((len(MODALITIES), 2)))
-        for number, pack, (loss_sum, token_losses) in zip(numbers, packs, results, strict=True):
+        for number, result in zip(numbers, results, strict=True):
             if number is not None:
-                computed.losses[number] = loss_sum.item()
-                _add_by_modality(computed, pack, token_losses)
+                computed.losses[number] = result.loss_sum.item()
+                computed.by_modality += result.by_modality()
         return StepLoss.of(self.world.gather(computed, at=at)), float(norm)
 
-    def _backward(self, pack: MicroBatch, divisor: float, at: str) -> tuple[Tensor, Tensor]:
-        """Add a pack's gradients; returns its loss and those of its targets, on the device."""
+    def _backward(self, pack: MicroBatch, divisor: float, at: str) -> "_Passed":
+        """Add a pack's gradients."""
         device = self.world.device
         if device.type == "cpu":
             pack = pack.trimmed()
@@ -96,12 +103,20 @@ class Updater:
             name: torch.from_numpy(getattr(pack, name)).to(device, non_blocking=True)
             for name in INPUTS
         }
+        event = torch.cuda.current_stream().record_event() if device.type == "cuda" else None
         with self.world.watch(at):
             output = self.model(**inputs, max_length=self.max_length)
             assert output.loss_sum is not None
             assert output.token_losses is not None
             (output.loss_sum / divisor).backward()
-        return output.loss_sum.detach(), output.token_losses
+        real = pack.loss_weights > 0
+        return _Passed(
+            loss_sum=output.loss_sum.detach(),
+            token_losses=output.token_losses,
+            real=real,
+            modalities=pack.modalities[pack.document_ids[pack.loss_positions[real]]],
+            event=event,
+        )
 
     def apply(self) -> None:
         """Move the weights along the gradients, and forget these."""
@@ -114,10 +129,27 @@ class Updater:
         self.optimizer.zero_grad(set_to_none=True)
 
 
-def _add_by_modality(computed: Computed, pack: MicroBatch, token_losses: Tensor) -> None:
-    real = pack.loss_weights > 0
-    losses = token_losses.cpu().numpy()[real]
-    modality = pack.modalities[pack.document_ids[pack.loss_positions[real]]]
-    kinds = len(MODALITIES)
-    computed.by_modality[:, 0] += np.bincount(modality, weights=losses, minlength=kinds)
-    computed.by_modality[:, 1] += np.bincount(modality, minlength=kinds)
+@dataclass(kw_only=True)
+class _Passed:
+    """What is left of a pack after its backward pass: nothing that the loader owns."""
+
+    loss_sum: Tensor
+    token_losses: Tensor
+    real: NDArray[np.bool_]
+    modalities: NDArray[np.uint8]
+    event: torch.cuda.Event | None
+
+    def copied(self) -> None:
+        """Wait until the device has the pack's arrays."""
+        if self.event is not None:
+            self.event.synchronize()
+
+    def by_modality(self) -> NDArray[np.float64]:
+        """``(modalities, 2)`` sums of token losses, and their numbers."""
+        losses, kinds = self.token_losses.cpu().numpy()[self.real], len(MODALITIES)
+        return np.column_stack(
+            [
+                np.bincount(self.modalities, weights=losses, minlength=kinds),
+                np.bincount(self.modalities, minlength=kinds),
+            ]
+        )

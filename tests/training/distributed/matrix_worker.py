@@ -11,17 +11,19 @@ import sys
 import numpy as np
 import torch
 
-from smolvlm2.loading.micro_batch import PackSample, assemble
+from smolvlm2.loading.loader import StepBatch
+from smolvlm2.loading.micro_batch import PackBuffers, PackSample, PackShape, assemble
 from smolvlm2.model.config import SmolVLMConfig, TextConfig, VisionConfig
 from smolvlm2.model.smolvlm import SmolVLM
 from smolvlm2.plan.packs import Capacity
+from smolvlm2.plan.plan import Position
 from smolvlm2.processing.processor import ProcessedSample
 from smolvlm2.training.distributed import connect
 from smolvlm2.training.freezing import apply_freezing
 from smolvlm2.training.launch import ParallelSettings, read_launch
+from smolvlm2.training.memory import MemoryEstimate
 from smolvlm2.training.optimizer import OptimizerSettings
 from smolvlm2.training.parallelize import choose_layout, parallelize
-from smolvlm2.training.memory import MemoryEstimate
 from smolvlm2.training.recipe import TrainingSettings
 from smolvlm2.training.update import INPUTS, Updater
 
@@ -68,15 +70,9 @@ def make_pack(images: int | None):
                 sample_id=str(images), sample=sample, tokens=len(ids), tiles=images, modality=0
             )
         ]
-    return assemble(
-        samples,
-        CAPACITY,
-        tile_size=16,
-        tokens_per_tile=1,
-        image_token_id=IMAGE,
-        pad_token_id=0,
-        loss_weight="token",
-    )
+    buffers = PackBuffers.allocate(PackShape(capacity=CAPACITY, tile_size=16, tokens_per_tile=1))
+    facts = assemble(samples, buffers, image_token_id=IMAGE, pad_token_id=0, loss_weight="token")
+    return facts.batch(buffers)
 
 
 def one_process(model, pack, frozen):
@@ -106,7 +102,9 @@ def check(updater, packs, reference, assignment, rounds, rank, frozen):
     mine = [packs[assignment[rank]], *[packs[None]] * (rounds - 1)]
     numbers = [rank, *[None] * (rounds - 1)]
     apply_freezing(updater.model, frozen)
-    loss, norm = updater.gradients(mine, numbers, divisor, at=f"{assignment}")
+    loss, norm = updater.gradients(
+        StepBatch(packs=mine, position=Position()), numbers, divisor, at=f"{assignment}"
+    )
     losses = [reference[images, frozen][0] for images in assignment]
     assert len(loss.losses) == size
     np.testing.assert_allclose(loss.losses, losses, rtol=1e-5)

@@ -1,0 +1,75 @@
+"""One pack, from locators to arrays."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from smolvlm2.data.media import MediaStore
+from smolvlm2.loading.micro_batch import PackBuffers
+from smolvlm2.plan.packs import Capacity
+
+ROOM = Capacity(tokens=2000, tiles=40, documents=8)
+
+
+@pytest.fixture(scope="module")
+def planned_world(make_reader):
+    data, reader = make_reader()
+    reader = replace(reader, capacity=ROOM)
+    plans = [plan for pack in data.plan.packs_of_window(0) for plan in reader.planned(pack)]
+    return reader, {plan.modality: plan for plan in plans}
+
+
+def read(reader, planned, buffers=None):
+    buffers = buffers or PackBuffers.allocate(reader.shape)
+    facts, skips = reader.read_into(buffers, planned)
+    return facts.batch(buffers), skips
+
+
+@pytest.mark.parametrize("modality", [1, 2, 3])
+def test_a_medium_that_several_samples_show_is_read_once(planned_world, monkeypatch, modality):
+    reader, plans = planned_world
+    plan, text = plans[modality], plans[0]
+    once, _ = read(reader, [plan])
+    seen = []
+    of_store = MediaStore.read
+    monkeypatch.setattr(
+        MediaStore, "read", lambda self, place: seen.append(place) or of_store(self, place)
+    )
+    twice, skips = read(reader, [plan, text, plan])
+    assert not skips
+    assert len(seen) == len(set(seen)) > 0
+    np.testing.assert_array_equal(twice.pixel_values[: plan.tiles], once.pixel_values[: plan.tiles])
+    np.testing.assert_array_equal(
+        twice.pixel_values[plan.tiles : 2 * plan.tiles], once.pixel_values[: plan.tiles]
+    )
+    assert twice.tiles == 2 * plan.tiles
+    np.testing.assert_array_equal(twice.input_ids[: plan.tokens], once.input_ids[: plan.tokens])
+
+
+def test_what_a_skipped_sample_left_behind_is_gone(make_reader, planned_world, broken_world):
+    overrides, broken_id = broken_world
+    reader = replace(make_reader(*overrides)[1], capacity=ROOM)
+    _, plans = planned_world
+    pair, single = plans[2], plans[1]
+    source = next(i for i, m in enumerate(reader.manifests) if m.source == broken_id.split("/")[0])
+    row = next(
+        n for n in range(len(reader.manifests[source]))
+        if reader.manifests[source].sample_id(n) == broken_id
+    )  # fmt: skip
+    broken = single._replace(source=source, row=row)
+    for planned, kept in (([pair, broken, single], [pair, single]), ([broken], []), ([pair], None)):
+        kept = planned if kept is None else kept
+        buffers = PackBuffers.allocate(reader.shape)
+        buffers.pixel_values[:] = 99
+        found, skips = read(reader, planned, buffers)
+        expected, _ = read(reader, kept)
+        assert [skip.sample_id for skip in skips] == [broken_id] * (planned != kept)
+        for name, value in vars(expected).items():
+            np.testing.assert_array_equal(getattr(found, name), value, err_msg=name)
+
+
+def test_workers_get_no_tables(planned_world):
+    reader, _ = planned_world
+    assert reader.tables
+    assert reader.without_tables().tables == []
