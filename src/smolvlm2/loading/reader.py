@@ -20,6 +20,7 @@ from smolvlm2.loading.micro_batch import (
 from smolvlm2.plan.packs import Capacity, Pack
 from smolvlm2.plan.samples import SourceTable
 from smolvlm2.processing.processor import ProcessedSample, Processor, ReadMedium
+from smolvlm2.processing.tile_budgets import tile_budgets
 
 
 @dataclass(kw_only=True)
@@ -58,6 +59,8 @@ class PlannedSample(NamedTuple):
     """Index into ``plan.samples.MODALITIES``."""
     epoch: int
     """Of its source."""
+    longest_edge: int | None = None
+    """Of its images, pixels; None: as the processor's setting has it."""
 
 
 Decoded = dict[str, ReadMedium]
@@ -105,7 +108,13 @@ class PackReader:
         names = ("rows", "messages", "tokens", "tiles", "modality")
         columns = [pack.samples.column(self.tables, name).tolist() for name in names]
         sources, epochs = pack.samples.source.tolist(), pack.samples.epoch.tolist()
-        return [PlannedSample(*values) for values in zip(sources, *columns, epochs, strict=True)]
+        budgets = tile_budgets(self.processor.image, self.processor.tile_size).edges
+        edges: list[int | None] = [None] * len(sources)
+        if len(budgets) > 1:
+            edges = [budgets[number] for number in pack.samples.budgets(self.tables).tolist()]
+        return [
+            PlannedSample(*values) for values in zip(sources, *columns, epochs, edges, strict=True)
+        ]
 
     def read(self, pack: Pack) -> tuple[MicroBatch, list[Skip]]:
         """Read and process a pack's samples; unreadable ones are left out and reported.
@@ -190,11 +199,12 @@ class PackReader:
         new: Decoded = {}
         used = 0
         for kind, locator in zip(kinds, row.media, strict=False):
-            key = f"{store.root} {kind} {locator!r}"
+            limit = plan.longest_edge if kind == "image" else None
+            key = f"{store.root} {kind} {limit} {locator!r}"
             known = decoded.get(key) or new.get(key)
             if known is None:
                 source = self._open(store, locator)
-                medium = self.processor.read_medium(kind, source, out=room[used:])
+                medium = self.processor.read_medium(kind, source, limit, out=room[used:])
             else:
                 medium = _copy_to(room[used:], known)
             used += len(medium.tiles)
