@@ -115,7 +115,9 @@ class SourceTable:
         first = places * len(self.chances)
         return first + self._budgets(self.rows[first], epoch)
 
-    def budgets(self, index: NDArray[np.int64], epoch: int | NDArray[np.int32]) -> NDArray[np.int64]:
+    def budgets(
+        self, index: NDArray[np.int64], epoch: int | NDArray[np.int32]
+    ) -> NDArray[np.int64]:
         """Which budget of tiles each of these samples has in an epoch of theirs."""
         return self.entries(index, epoch) % len(self.chances)
 

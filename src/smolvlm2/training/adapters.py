@@ -87,7 +87,7 @@ def attach_adapters(
     ]
     config = LoraConfig(
         r=settings.rank,
-        lora_alpha=settings.alpha,  # type: ignore[arg-type]
+        lora_alpha=settings.alpha,
         lora_dropout=settings.dropout,
         use_dora=True,
         target_modules="|".join(re.escape(name) for name in names),
@@ -99,14 +99,12 @@ def attach_adapters(
     modules = dict(model.named_modules())
     for number, name in enumerate(names):
         layer = modules[name]
-        weight = layer.lora_A["default"].weight  # type: ignore[index, union-attr]
+        weight = layer.lora_A["default"].weight
         bound = weight.shape[1] ** -0.5
         with torch.no_grad():
             weight.uniform_(-bound, bound, generator=generator)
         if settings.dropout:
-            layer.lora_dropout["default"] = CountedDropout(  # type: ignore[index, operator]
-                settings.dropout, number, randomness
-            )
+            layer.lora_dropout["default"] = CountedDropout(settings.dropout, number, randomness)
     first = settings.trained_embeddings_from
 
     def keep_old_rows(

@@ -6,7 +6,6 @@ from typing import Literal
 
 from smolvlm2.errors import ConfigError
 
-
 PARTS = ("vision_encoder", "connector", "text_decoder")
 """Parts with a learning rate of their own; the head belongs to the text decoder."""
 
