@@ -139,7 +139,7 @@ def source_table(
     key = derive_key(TAKE_KEY, *entry.name.encode()) if taken.shuffled else None
     return SourceTable(
         name=entry.name,
-        **admitted.columns,
+        **admitted.columns,  # type: ignore[arg-type]
         excluded=dict(excluded),
         cut=totals.pop("cut"),
         content=manifest.hash,
