@@ -87,10 +87,51 @@ def test_the_video_stage_needs_a_vision_stage():
         run_stage("video", [])
 
 
-def test_several_processes_are_refused(monkeypatch):
+def test_a_setting_behind_a_bare_resume_stays_a_setting():
+    options = parse_arguments("vision", ["--resume", "training.max_steps=3", "loss.weight=sqrt"])
+    assert options.resume == "auto"
+    assert options.overrides == ["training.max_steps=3", "loss.weight=sqrt"]
+    assert parse_arguments("vision", ["--resume", "500"]).resume == "500"
+    assert parse_arguments("vision", ["--resume"]).resume == "auto"
+    assert parse_arguments("vision", []).resume is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--resume", "--restart"], "--resume and --restart contradict each other"),
+        (["--resume", "last"], "--resume last: expected a step, or auto"),
+        (["--skip-steps", "9:3"], "--skip-steps 9:3: expected FIRST:END"),
+        (["--stop-after", "soon"], "duration 'soon' is not of the form 3h50m"),
+    ],
+)
+def test_flags_that_cannot_be_meant_are_refused(recipe_file, tmp_path, arguments, message):
+    command = ["--config", str(recipe_file()), "--output-dir", str(tmp_path / "o")]
+    with pytest.raises(ConfigError, match=message):
+        run_stage("vision", [*command, *arguments])
+    assert not (tmp_path / "o").exists()
+
+
+def test_only_rank_0_speaks_in_a_dry_run_and_no_rank_waits(recipe_file, monkeypatch, capsys):
     monkeypatch.setenv("WORLD_SIZE", "8")
-    with pytest.raises(ConfigError, match="started with 8 processes"):
-        run_stage("vision", [])
+    for rank in ("0", "7"):
+        monkeypatch.setenv("RANK", rank)
+        run_stage("vision", ["--config", str(recipe_file()), "--dry-run"])
+        assert bool(capsys.readouterr().out) is (rank == "0")
+
+
+def test_a_run_out_of_time_saves_and_ends_with_status_75(recipe_file, tmp_path, straight, capsys):
+    output = tmp_path / "run"
+    arguments = ["--config", str(recipe_file()), "--output-dir", str(output), "--device", "cpu"]
+    with pytest.raises(SystemExit) as ended:
+        run_stage("vision", [*arguments, "--stop-after", "0s"])
+    assert ended.value.code == 75
+    assert "0 steps, 0 samples of 6; asked to stop. Start it again" in capsys.readouterr().out
+    assert (output / "exit_status").read_text() == "75\n"
+    run_stage("vision", [*arguments, "--resume"])
+    weights = (output / "model.safetensors").read_bytes()
+    assert weights == (straight / "model.safetensors").read_bytes()
+    assert (output / "exit_status").read_text() == "0\n"
 
 
 def test_an_error_is_one_line_and_status_2(monkeypatch, capsys):

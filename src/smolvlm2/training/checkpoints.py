@@ -116,9 +116,9 @@ class Checkpointer:
         else:
             written = Future()
             try:
-                written.set_result(
+                with self.world.watch(at):
                     dcp.save(tensors, checkpoint_id=partial, process_group=self.world.saving)
-                )
+                written.set_result(None)
             except (CheckpointException, OSError) as error:
                 written.set_exception(error)
         hashes = self._thread.submit(self._hash_own, written, partial)
@@ -147,7 +147,8 @@ class Checkpointer:
         own: dict[str, Any] = {}
         failure: str | None = None
         try:
-            own = hashes.result()
+            with self.world.watch(at):
+                own = hashes.result()
         except (CheckpointException, OSError) as error:
             failure = _reason(error)
         told = self.world.gather((own, failure), at=at)
@@ -345,7 +346,8 @@ def load_checkpoint(folder: Path, world: World, updater: Updater) -> None:
         }
     # Read into tensors that share the memory of weights and moments.
     tensors = {"model": model.state_dict(), "optimizer": optimizer_state(updater)}
-    dcp.load(tensors, checkpoint_id=folder, process_group=world.saving)
+    with world.watch(str(folder)):
+        dcp.load(tensors, checkpoint_id=folder, process_group=world.saving)
 
 
 def optimizer_state(updater: Updater) -> dict[str, dict[str, Tensor]]:

@@ -14,7 +14,7 @@ import pytest
 REPO = Path(__file__).parents[3]
 
 
-def free_port() -> int:
+def find_port() -> int:
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
         return one.getsockname()[1]
@@ -32,7 +32,7 @@ class Ranks:
     """Processes of one launch; a context that leaves none behind."""
 
     def __init__(self, command: Sequence[str | Path], count: int, **environment: str) -> None:
-        port = free_port()
+        port = find_port()
         self.processes = [
             subprocess.Popen(
                 [sys.executable, *map(str, command)],
@@ -113,3 +113,15 @@ def train_command(recipe_file):
         return [*module, "--output-dir", output, *options]
 
     return command
+
+
+@pytest.fixture
+def free_port():
+    """Find a port that nobody listens on: ``free_port()``."""
+    return find_port
+
+
+@pytest.fixture
+def rank_environment() -> dict[str, str]:
+    """The environment of a process that a launcher starts."""
+    return clean_environment()

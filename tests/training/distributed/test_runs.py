@@ -1,0 +1,217 @@
+"""Whole runs on several ranks: equal to one process, stopped, killed, and gone on with."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from smolvlm2.errors import ConfigError
+from smolvlm2.model.smolvlm import SmolVLM
+from smolvlm2.training.checkpoints import read_state
+from smolvlm2.training.distributed import choose_device, connect
+from smolvlm2.training.launch import Launch
+
+ACCELERATE = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch"]
+YAML = "configs/accelerate_config.yaml"
+LIMIT = 250
+"""Seconds; a launch takes ten on an idle machine."""
+
+
+def assert_same_training(folder, straight, log_lines):
+    """Equal data to the letter, equal losses and weights to rounding."""
+    ours, theirs = log_lines(folder), log_lines(straight)
+    assert [line["chain"] for line in ours] == [line["chain"] for line in theirs]
+    for one, other in zip(ours, theirs, strict=True):
+        for name in ("samples", "tokens", "tiles", "supervised", "vision_learning_rate"):
+            assert one[name] == other[name]
+        assert one["loss"] == pytest.approx(other["loss"], rel=1e-5)
+        assert one["gradient_norm"] == pytest.approx(other["gradient_norm"], rel=1e-4)
+        assert one["loss_by_modality"] == pytest.approx(other["loss_by_modality"], rel=1e-5)
+    left, right = (SmolVLM.from_pretrained(path).state_dict() for path in (folder, straight))
+    for name, value in left.items():
+        torch.testing.assert_close(value, right[name], atol=2e-4, rtol=1e-3, msg=name)
+
+
+def wait_for_lines(folder, count, ranks):
+    log, end = folder / "log.jsonl", time.monotonic() + LIMIT
+    while not log.exists() or log.read_text().count("\n") < count:
+        assert time.monotonic() < end
+        assert all(process.poll() is None for process in ranks.processes)
+
+
+@pytest.mark.slow
+def test_two_ranks_train_as_one_and_one_goes_on_where_two_were(
+    run_ranks, train_command, make_trainer, straight, tmp_path, log_lines
+):
+    folder = tmp_path / "run"
+    for rank in run_ranks(train_command(folder, "parallel.sharding=full"), 2, seconds=LIMIT):
+        assert rank.code == 0, rank.output
+    assert_same_training(folder, straight, log_lines)
+    assert (folder / "exit_status").read_text() == "0\n"
+    files = {path.name for path in (folder / "checkpoints/latest").glob("*.distcp")}
+    assert files == {"__0_0.distcp", "__1_0.distcp"}
+    # The step before the encoder trains and the one after it, at another number of ranks.
+    for step in (2, 4):
+        shutil.copytree(folder, tmp_path / f"{step}", symlinks=True)
+        trainer = make_trainer(tmp_path / f"{step}", resume=step)
+        assert trainer.state.step == step
+        trainer.train()
+        assert_same_training(tmp_path / f"{step}", straight, log_lines)
+
+
+@pytest.mark.slow
+def test_two_ranks_go_on_where_one_was(run_ranks, train_command, run_copy, straight, log_lines):
+    command = train_command(run_copy, "parallel.sharding=replicate", options=["--resume", "2"])
+    for rank in run_ranks(command, 2, seconds=LIMIT):
+        assert rank.code == 0, rank.output
+    assert_same_training(run_copy, straight, log_lines)
+
+
+@pytest.mark.slow
+def test_two_launch_groups_train_together_with_the_shipped_yaml(
+    train_command, rank_environment, free_port, straight, tmp_path, log_lines
+):
+    folder, port = tmp_path / "run", free_port()
+    machines = [
+        subprocess.Popen(
+            [
+                *[*ACCELERATE, "--config_file", YAML, "--num_processes", "2"],
+                *["--num_machines", "2", "--machine_rank", str(machine)],
+                *["--main_process_ip", "127.0.0.1", "--main_process_port", str(port)],
+                *map(str, train_command(folder)),
+            ],
+            env=rank_environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for machine in range(2)
+    ]
+    outputs = [process.communicate(timeout=LIMIT)[0] for process in machines]
+    assert [process.returncode for process in machines] == [0, 0], outputs
+    assert "2 ranks on cpu, full: 1 x 2 ranks" in outputs[0]
+    assert outputs[0].count("keys of the launcher without meaning here: fsdp_") == 1
+    assert_same_training(folder, straight, log_lines)
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_rank_saves_and_ends_all_in_order(
+    start_ranks, run_ranks, train_command, make_trainer, tmp_path, log_lines
+):
+    settings = ("training.max_steps=30", "checkpoint.every_steps=100")
+    make_trainer(tmp_path / "whole", *settings).train()
+    folder = tmp_path / "run"
+    with start_ranks(train_command(folder, *settings), 2) as ranks:
+        wait_for_lines(folder, 2, ranks)
+        ranks.processes[1].send_signal(signal.SIGUSR1)
+        done = ranks.wait(LIMIT)
+    assert [rank.code for rank in done] == [0, 0], done
+    assert "Start it again to go on" in done[0].output
+    state = read_state(folder / "checkpoints" / "latest")
+    assert 2 <= state.step < 30
+    late = run_ranks(
+        train_command(folder, *settings, options=["--stop-after", "0s"]), 2, seconds=LIMIT
+    )
+    assert [rank.code for rank in late] == [75, 75], late
+    assert (folder / "exit_status").read_text() == "75\n"
+    assert read_state(folder / "checkpoints" / "latest") == state
+    make_trainer(folder, *settings).train()
+    assert_same_training(folder, tmp_path / "whole", log_lines)
+
+
+@pytest.mark.slow
+def test_a_rank_that_stands_still_is_named(start_ranks, train_command, tmp_path):
+    settings = (
+        "training.max_steps=1000",
+        "checkpoint.every_steps=1000",
+        "parallel.timeout_seconds=8",
+    )
+    with start_ranks(train_command(tmp_path / "run", *settings), 2) as ranks:
+        wait_for_lines(tmp_path / "run", 2, ranks)
+        os.kill(ranks.processes[1].pid, signal.SIGSTOP)
+        output, _ = ranks.processes[0].communicate(timeout=LIMIT)
+        os.kill(ranks.processes[1].pid, signal.SIGCONT)
+    assert ranks.processes[0].returncode == 2, output
+    assert re.search(r"error: step \d+: rank 1 of 2 did not arrive within 8 s", output), output
+
+
+@pytest.mark.slow
+def test_a_loss_that_is_not_finite_is_left_out_by_all_ranks_and_counted(
+    run_ranks, train_command, straight, tmp_path, log_lines
+):
+    start, folder = tmp_path / "start", tmp_path / "run"
+    model = SmolVLM.from_pretrained(straight)
+    with torch.no_grad():
+        model.lm_head.weight[5] = float("nan")
+    shutil.copytree(straight, start, symlinks=True)
+    model.save_pretrained(start)
+    command = train_command(
+        folder,
+        "training.on_nonfinite=skip",
+        "training.max_nonfinite_steps=1",
+        options=["--checkpoint", str(start)],
+    )
+    done = run_ranks(command, 2, seconds=LIMIT)
+    assert [rank.code for rank in done] == [2, 2], done
+    assert "step 1: loss nan" in done[0].output
+    assert "step number 2 left out, more than training.max_nonfinite_steps=1" in done[0].output
+    assert "error" not in done[1].output
+    (line,) = log_lines(folder)
+    assert line["loss"] is None
+    assert line["chain"] == log_lines(straight)[0]["chain"]
+    assert line["nonfinite"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kills", [6])
+def test_runs_killed_at_any_moment_end_as_one_that_was_not(
+    start_ranks, run_ranks, train_command, tmp_path, kills, log_lines
+):
+    """At every second kill the run goes on with another number of ranks."""
+    settings = (
+        "training.max_steps=24",
+        "training.unfreeze_vision_after_steps=12",
+        "checkpoint.every_steps=3",
+    )
+    whole, folder = tmp_path / "whole", tmp_path / "run"
+    for rank in run_ranks(train_command(whole, *settings), 2, seconds=LIMIT):
+        assert rank.code == 0, rank.output
+    generator = torch.Generator().manual_seed(0)
+    for kill in range(kills):
+        lines = 1 + int(torch.randint(1, 24 // kills + 3, (), generator=generator))
+        with start_ranks(train_command(folder, *settings), 1 + kill % 2) as ranks:
+            wanted = len(log_lines(folder)) - 3 + lines if folder.exists() else lines
+            wait_for_lines(folder, min(max(wanted, 1), 22), ranks)
+            for process in ranks.processes:
+                process.kill()
+    for rank in run_ranks(train_command(folder, *settings), 2, seconds=LIMIT):
+        assert rank.code == 0, rank.output
+    assert_same_training(folder, whole, log_lines)
+
+
+def test_ranks_that_never_start_are_counted(free_port):
+    with pytest.raises(ConfigError, match=r"3 ranks were promised, but 1 arrived .* missing: 1, 2"):
+        connect(Launch(size=3, port=free_port()), "cpu", start_timeout=1)
+    with pytest.raises(ConfigError, match=r"rank 1 of 2: nobody answers at 127\.0\.0\.1"):
+        connect(Launch(rank=1, size=2, port=free_port()), "cpu", start_timeout=1)
+
+
+def test_more_processes_than_gpus_are_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(ConfigError, match="8 processes were started on this machine, but it has 1"):
+        choose_device(Launch(size=8, local_size=8), "cuda")
+    with pytest.raises(ConfigError, match="--device mps: trains in one process, but 2"):
+        choose_device(Launch(size=2, local_size=2), "mps")
+
+
+def test_more_ranks_than_packs_are_refused_by_all(run_ranks, train_command, tmp_path):
+    done = run_ranks(train_command(tmp_path / "run"), 3, seconds=LIMIT)
+    assert [rank.code for rank in done] == [2, 2, 2], done
+    assert "3 ranks for 2 packs a step" in done[0].output
+    assert not (tmp_path / "run").exists()
