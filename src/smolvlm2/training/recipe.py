@@ -46,7 +46,11 @@ class TrainingSettings:
     bf16: bool = True
     """Compute in bfloat16 on CUDA; weights and sums stay fp32."""
     gradient_checkpointing: bool = True
-    """Recompute block activations in the backward pass instead of keeping them."""
+    """Recompute all blocks' activations in the backward pass instead of keeping them; what
+    ``activation_checkpointing`` says goes before it."""
+    activation_checkpointing: Literal["auto", "none", "encoder", "all"] | None = None
+    """Blocks whose activations are recomputed; ``auto``: the fewest with which a pack fits the
+    device; null: as ``gradient_checkpointing`` has it."""
     compile: bool = False
     """Compile each block with torch.compile."""
     seed: int = 42
@@ -93,6 +97,13 @@ class TrainingSettings:
             )
 
     @property
+    def checkpointing(self) -> Literal["auto", "none", "encoder", "all"]:
+        """Blocks whose activations are recomputed, from both settings."""
+        if self.activation_checkpointing is not None:
+            return self.activation_checkpointing
+        return "all" if self.gradient_checkpointing else "none"
+
+    @property
     def samples_per_step(self) -> int:
         """Samples of one optimiser step, on average (the global batch)."""
         per_device = self.per_device_train_batch_size * self.gradient_accumulation_steps
@@ -122,6 +133,19 @@ class DataSettings:
             raise ConfigError(
                 f"data.sample_timeout_s is {self.sample_timeout_s}, expected more than 0"
             )
+
+
+@dataclass(kw_only=True)
+class EncoderSettings:
+    """How the vision encoder computes; leaves the result as it is."""
+
+    tile_chunk: int | None = None
+    """Tiles that go through a block at a time: with recomputation, memory for one chunk's
+    activations instead of a pack's; null: all."""
+
+    def __post_init__(self) -> None:
+        if self.tile_chunk is not None and self.tile_chunk < 1:
+            raise ConfigError(f"encoder.tile_chunk is {self.tile_chunk}, expected at least 1")
 
 
 @dataclass(kw_only=True)
@@ -168,6 +192,8 @@ class Recipe:
     """Which samples are admitted."""
     pack: PackSettings = field(default_factory=PackSettings)
     """Capacity of a pack."""
+    encoder: EncoderSettings = field(default_factory=EncoderSettings)
+    """How the vision encoder computes."""
     loss: LossSettings = field(default_factory=LossSettings)
     """What is minimised."""
     training: TrainingSettings = field(default_factory=TrainingSettings)

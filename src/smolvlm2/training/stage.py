@@ -23,8 +23,14 @@ from smolvlm2.training.adapters import attach_adapters
 from smolvlm2.training.distributed import World, connect
 from smolvlm2.training.launch import Launch
 from smolvlm2.training.loop import Hook, Trainer
-from smolvlm2.training.memory import estimate_memory
-from smolvlm2.training.parallelize import Layout, choose_layout, device_memory, parallelize
+from smolvlm2.training.memory import Checkpointing, choose_checkpointing, estimate_memory
+from smolvlm2.training.parallelize import (
+    FREE_SHARE,
+    Layout,
+    choose_layout,
+    device_memory,
+    parallelize,
+)
 from smolvlm2.training.passed_over import Range, ranges_of, record_range
 from smolvlm2.training.planning import PlannedData, plan_data
 from smolvlm2.training.randomness import PackRandomness, add_embedding_noise
@@ -126,8 +132,16 @@ def build_trainer(
         attach_adapters(model, recipe.training.adapters, randomness)
     if recipe.training.neftune_alpha:
         add_embedding_noise(model, recipe.training.neftune_alpha, randomness)
-    layout = _choose_layout(recipe, config, data.plan, world)
-    mesh = parallelize(model, world, recipe.training, recipe.parallel, layout)
+    layout, checkpointing = _choose_layout(recipe, config, data.plan, world)
+    mesh = parallelize(
+        model,
+        world,
+        recipe.training,
+        recipe.parallel,
+        layout,
+        checkpointing=checkpointing,
+        tile_chunk=recipe.encoder.tile_chunk,
+    )
     reader = PackReader(
         tables=data.tables,
         manifests=data.manifests,
@@ -222,19 +236,39 @@ def _begin(run: RunFolder, recipe: Recipe, data: PlannedData, *, resumed: bool) 
     write_json(data.facts, run.root / "plan" / "plan.json")
 
 
-def _choose_layout(recipe: Recipe, config: SmolVLMConfig, plan: Plan, world: World) -> Layout:
-    training = recipe.training
+def _choose_layout(
+    recipe: Recipe, config: SmolVLMConfig, plan: Plan, world: World
+) -> tuple[Layout, Checkpointing]:
+    training, chunk = recipe.training, recipe.encoder.tile_chunk
     start = training.unfreeze_vision_after_steps
     trains = not training.freeze_vision_encoder or (
         start is not None and start < training.max_steps
     )
+    memory = device_memory(world.device)
+    checkpointing = choose_checkpointing(
+        config,
+        plan.capacity,
+        training,
+        vision_trains=trains,
+        memory=None if memory is None else FREE_SHARE * memory,
+        tile_chunk=chunk,
+    )
+    if training.checkpointing == "auto":
+        logger.info("training.activation_checkpointing: auto takes %r", checkpointing)
     layout = choose_layout(
         recipe.parallel,
         ranks=world.size,
         ranks_a_machine=world.local_size,
-        memory=device_memory(world.device),
-        estimate=estimate_memory(config, plan.capacity, training, vision_trains=trains),
+        memory=memory,
+        estimate=estimate_memory(
+            config,
+            plan.capacity,
+            training,
+            vision_trains=trains,
+            checkpointing=checkpointing,
+            tile_chunk=chunk,
+        ),
     )
     if world.size > 1:
         logger.info("%d ranks on %s, %s", world.size, world.device.type, layout)
-    return layout
+    return layout, checkpointing
