@@ -3,12 +3,12 @@
     OMP_NUM_THREADS=1 python benchmarks/train_cpu.py            # minutes on one core
     OMP_NUM_THREADS=1 python benchmarks/train_cpu.py --quick    # the code only, no figures kept
 
-Both train the same weights on the same 32 generated samples (the proportions of the general mixture of
-plan.py at a sixteenth of the published patches and tokens), fp32, AdamW, clipping. transformers
+Both train the same weights on the same 32 generated samples (the proportions of the general mixture
+of plan.py at a sixteenth of the published patches and tokens), fp32, AdamW, clipping. transformers
 gets micro-batches of 8 in random order, padded in tokens and tiles, pixels already normalised; ours
 gets packs of 8 mean samples as the loader makes them. Variants alternate in one process; each round
-starts from the same weights, and the losses must be equal to 1e-5. Times are CPU seconds. Memory is the
-peak of a process of its own, above one with the same imports that does nothing.
+starts from the same weights, and the losses must be equal to 1e-5. Times are CPU seconds. Memory is
+the peak of a process of its own, above one with the same imports that does nothing.
 """
 
 import argparse
@@ -23,12 +23,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from plan import general
 from results_file import record
 from torch import Tensor
 from transformers import SmolVLMConfig as TheirConfig
 from transformers import SmolVLMForConditionalGeneration
 
+from plan import general
 from smolvlm2.loading.loader import StepBatch
 from smolvlm2.loading.micro_batch import MicroBatch
 from smolvlm2.model.config import SmolVLMConfig, TextConfig, VisionConfig
@@ -154,9 +154,7 @@ class Theirs:
         if self.frozen:
             self.model.model.vision_model.requires_grad_(False)
         trained = [p for p in self.model.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.AdamW(
-            trained, lr=LEARNING_RATE, weight_decay=0.0, fused=True
-        )
+        self.optimizer = torch.optim.AdamW(trained, lr=LEARNING_RATE, weight_decay=0.0, fused=True)
         self.items = sum(int((batch["labels"][:, 1:] != -100).sum()) for batch in self.batches)
 
     def restore(self) -> None:
@@ -218,9 +216,7 @@ def packs(chosen: list[GeneratedSample], made: list[GeneratedIds]) -> list[dict[
         tiles=int(max(columns["tiles"].max(), 1.05 * mean * columns["tiles"].sum())),
         documents=64,
     )
-    plan = Plan(
-        [table], [1.0], capacity=capacity, packs_per_step=1, window=len(chosen), seed=0
-    )
+    plan = Plan([table], [1.0], capacity=capacity, packs_per_step=1, window=len(chosen), seed=0)
     return [
         lay_out(
             CONFIG,
@@ -248,9 +244,7 @@ def padded(made: list[GeneratedIds]) -> list[dict[str, Tensor]]:
             size, tiles = len(sample.input_ids), len(sample.pixel_values)
             ids[row, :size] = torch.from_numpy(sample.input_ids)
             mask[row, :size] = 1
-            labels[row, size - sample.supervised : size] = ids[
-                row, size - sample.supervised : size
-            ]
+            labels[row, size - sample.supervised : size] = ids[row, size - sample.supervised : size]
             pixels[row, :tiles] = torch.from_numpy(sample.pixel_values) / 127.5 - 1
             pixel_mask[row, :tiles] = 1
         batches.append(

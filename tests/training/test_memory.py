@@ -39,9 +39,12 @@ def test_memory_grows_with_everything_that_costs_memory():
     assert estimate(gradient_checkpointing=False).total > base
     assert estimate(trains=False).total < base
     assert estimate(trains=False).states < estimate().states
-    assert estimate(activation_checkpointing="none").total > estimate(
-        activation_checkpointing="encoder"
-    ).total > estimate(activation_checkpointing="all").total == base
+    assert (
+        estimate(activation_checkpointing="none").total
+        > estimate(activation_checkpointing="encoder").total
+        > estimate(activation_checkpointing="all").total
+        == base
+    )
     assert estimate(bf16=False).activations > estimate().activations
 
 

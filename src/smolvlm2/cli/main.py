@@ -104,6 +104,27 @@ def plan(
     print(describe_plan(recipes, checkpoint=checkpoint, ranks=ranks, gpu_memory=gpu_memory))
 
 
+@app.command()
+def estimate(
+    recipes: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="RECIPE... [KEY=VALUE]...", help="Recipes, merged, and settings."),
+    ] = None,
+    gpu: Annotated[str, typer.Option(help="rtx4090, a100-40, h100 or h200.")] = "h100",
+    gpus: Annotated[int | None, typer.Option(min=1, help="Devices; default: the recipe's.")] = None,
+    run: Annotated[
+        Path | None, typer.Option(help="Run folder: print its log beside the estimate.")
+    ] = None,
+    checkpoint: Annotated[
+        str | None, typer.Option(help="What the stage starts from, in place of components.")
+    ] = None,
+) -> None:
+    """Memory, time, GPU-hours and disk of a stage on a named GPU, on paper."""
+    from smolvlm2.cli.estimate import describe_estimate
+
+    print(describe_estimate(recipes or [], gpu=gpu, gpus=gpus, run=run, checkpoint=checkpoint))
+
+
 # The training commands have the specification's flags and key=value; their module parses both.
 _OWN_ARGUMENTS = {"allow_extra_args": True, "ignore_unknown_options": True}
 

@@ -157,9 +157,7 @@ def estimate_memory(
     # their product, each at the feed-forward's width.
     per_layer = 7 + 3 * share + 4 * gate
     layers = text.num_hidden_layers
-    decoder = (
-        layers + per_layer if checkpointing == "all" else layers * per_layer
-    ) * token
+    decoder = (layers + per_layer if checkpointing == "all" else layers * per_layer) * token
     pixels = 3 * vision.image_size**2
     chunk = LOSS_CHUNK_COPIES * 512 * text.vocab_size * 4
     activations = encoder + capacity.tiles * pixels * (1 + width) + capacity.tokens * decoder

@@ -15,7 +15,7 @@ from smolvlm2.model.config import SmolVLMConfig
 from smolvlm2.model.hub import write_json
 from smolvlm2.model.initialisation import empty_model
 from smolvlm2.model.smolvlm import SmolVLM
-from smolvlm2.plan.plan import Plan
+from smolvlm2.plan.packs import Capacity
 from smolvlm2.plan.ranks import check_ranks, useful_bound
 from smolvlm2.processing.processor import Processor
 from smolvlm2.processing.tokenizer import Tokenizer, extend_for_images
@@ -132,7 +132,7 @@ def build_trainer(
         attach_adapters(model, recipe.training.adapters, randomness)
     if recipe.training.neftune_alpha:
         add_embedding_noise(model, recipe.training.neftune_alpha, randomness)
-    layout, checkpointing = _choose_layout(recipe, config, data.plan, world)
+    layout, checkpointing = choose_memory(recipe, config, data.plan.capacity, world)
     mesh = parallelize(
         model,
         world,
@@ -236,9 +236,10 @@ def _begin(run: RunFolder, recipe: Recipe, data: PlannedData, *, resumed: bool) 
     write_json(data.facts, run.root / "plan" / "plan.json")
 
 
-def _choose_layout(
-    recipe: Recipe, config: SmolVLMConfig, plan: Plan, world: World
+def choose_memory(
+    recipe: Recipe, config: SmolVLMConfig, capacity: Capacity, world: World
 ) -> tuple[Layout, Checkpointing]:
+    """How the model lies on the ranks, and which blocks are recomputed."""
     training, chunk = recipe.training, recipe.encoder.tile_chunk
     start = training.unfreeze_vision_after_steps
     trains = not training.freeze_vision_encoder or (
@@ -247,7 +248,7 @@ def _choose_layout(
     memory = device_memory(world.device)
     checkpointing = choose_checkpointing(
         config,
-        plan.capacity,
+        capacity,
         training,
         vision_trains=trains,
         memory=None if memory is None else FREE_SHARE * memory,
@@ -262,7 +263,7 @@ def _choose_layout(
         memory=memory,
         estimate=estimate_memory(
             config,
-            plan.capacity,
+            capacity,
             training,
             vision_trains=trains,
             checkpointing=checkpointing,
