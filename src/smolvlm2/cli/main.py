@@ -125,6 +125,31 @@ def estimate(
     print(describe_estimate(recipes or [], gpu=gpu, gpus=gpus, run=run, checkpoint=checkpoint))
 
 
+@app.command()
+def export(
+    checkpoint: Annotated[str, typer.Argument(help="A run, a step folder or a hub id.")],
+    out: Annotated[Path, typer.Argument(help="Folder to write to.")],
+) -> None:
+    """Write a checkpoint in Hugging Face format, adapters merged, and compare its logits."""
+    from smolvlm2.training.export import export_checkpoint
+
+    export_checkpoint(checkpoint, out)
+    print(out)
+
+
+@app.command()
+def average(
+    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    steps: Annotated[list[int], typer.Argument(help="Steps whose checkpoints are averaged.")],
+    output: Annotated[Path, typer.Option(help="Folder to write to.")],
+) -> None:
+    """Write the mean of several checkpoints' weights in Hugging Face format."""
+    from smolvlm2.training.export import average_checkpoints
+
+    average_checkpoints(run, steps, output)
+    print(output)
+
+
 # The training commands have the specification's flags and key=value; their module parses both.
 _OWN_ARGUMENTS = {"allow_extra_args": True, "ignore_unknown_options": True}
 

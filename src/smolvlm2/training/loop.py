@@ -13,10 +13,9 @@ from typing import Any
 
 from torch.distributed.device_mesh import DeviceMesh
 
-from smolvlm2.errors import CheckpointError, ResumeError, SmolVLMError, TrainingError
+from smolvlm2.errors import ResumeError, SmolVLMError, TrainingError
 from smolvlm2.loading.loader import Loader, StepBatch
 from smolvlm2.loading.reader import PackReader, Skip
-from smolvlm2.model.hf_format import save_model
 from smolvlm2.model.smolvlm import SmolVLM
 from smolvlm2.plan.plan import Plan, Position
 from smolvlm2.training.checkpoints import (
@@ -34,6 +33,7 @@ from smolvlm2.training.exchange import (
     name_samples,
     suspects,
 )
+from smolvlm2.training.export import write_export
 from smolvlm2.training.freezing import (
     apply_freezing,
     frozen_parts,
@@ -376,13 +376,7 @@ class Trainer:
         self.model.eval()
 
         def write() -> None:
-            try:
-                save_model(self.model, self.run.root, weights)
-                self.reader.processor.save_pretrained(self.run.root)
-            except OSError as error:
-                raise CheckpointError(
-                    f"{self.run.root}: the export could not be written ({error.strerror}); free "
-                    f"space and start again: the last checkpoint is whole"
-                ) from error
+            assert weights is not None
+            write_export(self.model.config, weights, self.reader.processor, self.run.root)
 
         self.world.lead(write, at="export")
