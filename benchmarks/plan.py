@@ -325,14 +325,18 @@ def show(result: dict[str, Any]) -> None:
     )
 
 
-def resume_seconds() -> float:
-    """From nothing to the packs of a step a million steps in."""
+def resume_seconds() -> dict[str, float]:
+    """From nothing to the packs of a step a million steps in; the best of three."""
     build, cost, batch = MIXTURES["general, clips of 8-32 frames"]
     tables = build()
-    start = time.perf_counter()
-    plan = make_plan(tables, cost, packs=packs_for(256, 8), batch=batch)
-    plan.step(Position(window=31_250, pack=517))
-    return round(time.perf_counter() - start, 3)
+    taken = []
+    for _ in range(3):
+        wall, cpu = time.perf_counter(), time.process_time()
+        plan = make_plan(tables, cost, packs=packs_for(256, 8), batch=batch)
+        plan.step(Position(window=31_250, pack=517))
+        taken.append((time.perf_counter() - wall, time.process_time() - cpu))
+    wall, cpu = min(taken)
+    return {"resume_s": round(wall, 3), "resume_cpu_s": round(cpu, 3)}
 
 
 def main() -> None:
@@ -345,7 +349,7 @@ def main() -> None:
         results.append(compare(name))
         show(results[-1])
     payload: dict[str, Any] = {"samples": SAMPLES, "modalities": MODALITIES, "mixtures": results}
-    payload["resume_s"] = resume_seconds()
+    payload |= resume_seconds()
     if options.large:
         payload["large"] = measure_large()
     write_plot(PLOT, results[0])

@@ -135,18 +135,20 @@ def main() -> None:
     """Open the source given as argument and print what it took."""
     folder = Path(sys.argv[1])
     before = peak_mb()
-    start = time.perf_counter()
+    start, cpu = time.perf_counter(), time.process_time()
     plan = open_plan(folder / "data" / "prepared" / "large", folder / "t")
-    opened = time.perf_counter()
+    opened, opened_cpu = time.perf_counter(), time.process_time()
     peak = peak_mb()
     plan.step(Position(window=1234, pack=56))
-    resumed = time.perf_counter()
+    resumed, resumed_cpu = time.perf_counter(), time.process_time()
     print(
         json.dumps(
             {
                 "open_s": round(opened - start, 3),
+                "open_cpu_s": round(opened_cpu - cpu, 3),
                 "open_peak_mb": peak - before,
                 "resume_s": round(resumed - opened, 3),
+                "resume_cpu_s": round(resumed_cpu - opened_cpu, 3),
                 "process_peak_mb": peak_mb(),
             }
         )

@@ -1,5 +1,7 @@
 """Data that a run leaves out on purpose."""
 
+import shutil
+
 import pytest
 
 from smolvlm2.errors import ConfigError, ResumeError
@@ -64,6 +66,20 @@ def test_a_run_goes_on_without_the_data(make_trainer, run_copy, straight, log_li
     again = make_trainer(run_copy, resume=4)
     again.train()
     assert log_lines(run_copy) == ours
+
+
+def test_a_run_stopped_in_front_of_the_gap_passes_it_over_once(
+    make_trainer, run_copy, tmp_path, log_lines
+):
+    shutil.copytree(run_copy, tmp_path / "other", symlinks=True)
+    make_trainer(run_copy, resume=4, skip_steps=(5, 7)).train()
+    trainer = make_trainer(tmp_path / "other", resume=4, skip_steps=(5, 7))
+    trainer.progress = lambda line: setattr(trainer.stop, "signal", "SIGTERM")
+    assert trainer.train() == "signal"
+    again = make_trainer(tmp_path / "other")
+    assert again.state.step == 5
+    again.train()
+    assert log_lines(tmp_path / "other") == log_lines(run_copy)
 
 
 def test_without_a_run_there_is_nothing_to_pass_over(make_trainer, tmp_path):

@@ -72,7 +72,7 @@ class WorkerPool:
         self._waiting: deque[_Task] = deque()
         self._answers: dict[int, Answer | BaseException] = {}
         self._failure: BaseException | None = None
-        self._closing = False
+        self._closing = self._ended = False
         self._deaths = 0
         self._changed = threading.Condition()
         self._wake, self._bell = multiprocessing.Pipe(duplex=False)
@@ -92,7 +92,8 @@ class WorkerPool:
         task = _Task(ticket=next(self._tickets), slot=slot, planned=planned)
         with self._changed:
             self._waiting.append(task)
-        self._bell.send_bytes(b".")
+        if not self._closing:
+            self._bell.send_bytes(b".")
         return task.ticket
 
     def result(self, ticket: int) -> Answer:
@@ -105,7 +106,7 @@ class WorkerPool:
             while ticket not in self._answers:
                 if self._failure is not None:
                     raise self._failure
-                if not self._thread.is_alive():
+                if self._ended:
                     raise DataError("the loader was closed, or its watchdog ended with an error")
                 self._changed.wait()
             answer = self._answers.pop(ticket)
@@ -145,6 +146,7 @@ class WorkerPool:
                         self._replace(worker, late=True)
         finally:
             with self._changed:
+                self._ended = True
                 self._changed.notify_all()
 
     def _assign(self) -> None:

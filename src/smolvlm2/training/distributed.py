@@ -163,16 +163,17 @@ class World:
 
     def _roll_call(self) -> list[int]:
         """Ranks that do not answer in time."""
-        left = [0]  # without an answer from the meeting point: the rank that keeps it
+        left: list[int] | None = None
+        end = time.monotonic() + ROLL_CALL_SECONDS
         try:
             self._store.set(f"roll call/{self.rank}", "here")
-            left = list(range(self.size))
-            end = time.monotonic() + ROLL_CALL_SECONDS
-            while left and time.monotonic() < end:
-                left = [rank for rank in left if not self._store.check([f"roll call/{rank}"])]
+            while left is None or (left and time.monotonic() < end):
+                asked = range(self.size) if left is None else left
+                left = [rank for rank in asked if not self._store.check([f"roll call/{rank}"])]
                 time.sleep(0.05)
-        except RuntimeError:  # it went with rank 0, which had answered or not
-            pass
+        except RuntimeError:
+            # The meeting point went with rank 0: ended before us, or after it had answered.
+            return [0] if left is None else left
         return left
 
     def close(self) -> None:

@@ -167,8 +167,11 @@ class Trainer:
             ending: Ending = "finished"
             while ending == "finished" and self.state.step < self.recipe.training.max_steps:
                 step, last = self.state.step, self.recipe.training.max_steps
-                self.state.position = pass_over(self.plan, passed, step, self.state.position)
-                ending = self._span(min([last, *(first for first, _ in passed if first > step)]))
+                # The state moves with the first step behind the gap: stopped in front of it, the
+                # run passes the same data over when it goes on.
+                position = pass_over(self.plan, passed, step, self.state.position)
+                end = min([last, *(first for first, _ in passed if first > step)])
+                ending = self._span(position, end)
             self.checkpointer.finish()
             if self.checkpointer.written != self.state.step:
                 self.checkpointer.save(self.updater, self.state, last=True)
@@ -177,15 +180,15 @@ class Trainer:
                 self._export()
         return ending
 
-    def _span(self, end: int) -> Ending:
-        """Train on consecutive data up to a step."""
+    def _span(self, position: Position, end: int) -> Ending:
+        """Train on consecutive data from a position up to a step."""
         training = self.recipe.training
         frozen: frozenset[str] | None = None
         share = RankShare(self.plan, rank=self.world.rank, ranks=self.world.size)
         loader = Loader(
             share,  # type: ignore[arg-type]
             self.reader,
-            self.state.position,
+            position,
             workers=self.recipe.data.workers,
             timeout_s=self.recipe.data.sample_timeout_s,
             pin=self.world.device.type == "cuda",
@@ -198,7 +201,7 @@ class Trainer:
                     apply_freezing(self.model, now)
                     frozen = now
                 started = time.perf_counter()
-                batch, numbers, loaded = self._load(batches, share)
+                batch, numbers, loaded = self._load(batches, share, position)
                 read = time.perf_counter()
                 facts = StepFacts.of(self.world.gather(loaded, at=self._here))
                 if facts.failure is not None:
@@ -217,6 +220,7 @@ class Trainer:
                     "seconds": round(done - started, 4),
                 }
                 self._finish_step(batch, facts, line)
+                position = self.state.position
         return "finished"
 
     @property
@@ -224,7 +228,7 @@ class Trainer:
         return f"step {self.state.step}"
 
     def _load(
-        self, batches: Iterator[StepBatch], share: RankShare
+        self, batches: Iterator[StepBatch], share: RankShare, position: Position
     ) -> tuple[StepBatch | None, list[int | None], Loaded]:
         """The next packs of this rank, their places in the step, and what the others must know."""
         loaded = Loaded(
@@ -237,7 +241,7 @@ class Trainer:
         except SmolVLMError as error:
             loaded.failure = error
             return None, [], loaded
-        numbers = share.numbers(self.state.position)
+        numbers = share.numbers(position)
         loaded.packs = {
             number: LoadedPack.of(pack)
             for number, pack in zip(numbers, batch.packs, strict=True)

@@ -74,7 +74,7 @@ def local_shards(model: "nn.Module") -> Shards:
 
 
 def hand_over_gradients(model: "nn.Module", shards: Shards) -> "list[nn.Parameter]":
-    """Give each shard its part of the gradient; returns the shards that have one."""
+    """Move each parameter's gradient to its shard; returns the shards that have one."""
     import torch
 
     from smolvlm2.training.parallelize import local
@@ -83,6 +83,7 @@ def hand_over_gradients(model: "nn.Module", shards: Shards) -> "list[nn.Paramete
         for name, parameter in model.named_parameters():
             gradient = parameter.grad
             shards[name].grad = None if gradient is None else local(gradient)
+            parameter.grad = None
     return [shard for shard in shards.values() if shard.grad is not None]
 
 

@@ -138,9 +138,13 @@ def parallelize(
     mesh = make_mesh(layout, world.device)
     # Weights that are whole anyway are not gathered twice.
     reshard = settings.reshard_after_forward and layout.shards > 1
+    # One process on a CPU has nothing to gather or to free: hooks around every block would cost
+    # 2 % of a small model's step (m).
+    by_block = world.size > 1 or world.device.type == "cuda"
     shard_model(
         model,
         mesh,
+        blocks_of(model) if by_block else [],
         policy=precision_policy(world.device, bf16=training.bf16),
         offload=_offload_policy(settings, world.device),
         reshard_after_forward=reshard,
@@ -203,18 +207,19 @@ def compile_blocks(model: SmolVLM) -> None:
 def shard_model(
     model: SmolVLM,
     mesh: DeviceMesh,
+    blocks: list[nn.Module],
     *,
     policy: MixedPrecisionPolicy,
     offload: OffloadPolicy,
     reshard_after_forward: bool,
 ) -> None:
-    """Shard every block as a group of its own; all the rest is the root's group.
+    """Shard each of ``blocks`` as a group of its own; all the rest is the root's group.
 
     Embedding, final norm and head stay together in the root, tied or not: a tied pair in two
     groups would lose half its gradient. Gradients are summed, never averaged: the loss is divided
     by the weight of the whole step before the backward pass.
     """
-    for layer in blocks_of(model):
+    for layer in blocks:
         fully_shard(
             layer,
             mesh=mesh,
@@ -231,7 +236,8 @@ def shard_model(
     )
     for module in model.modules():
         if isinstance(module, FSDPModule):
-            # Both, and on every group: either alone still divides by the number of ranks.
+            # Both, and on every group (they do not recurse). Without the factor a sum is divided by
+            # the ranks; without forced sums the factor goes into the reduction, which gloo refuses.
             module.set_force_sum_reduction_for_comms(True)
             module.set_gradient_divide_factor(1.0)
 

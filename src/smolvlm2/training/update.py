@@ -75,7 +75,8 @@ class Updater:
         """
         results = []
         for place, pack in enumerate(batch.packs):
-            if isinstance(self.model, FSDPModule):
+            if self.mesh is not None and "replicate" in (self.mesh.mesh_dim_names or ()):
+                assert isinstance(self.model, FSDPModule)
                 # Copies exchange gradients once a step, not once a pack.
                 self.model.set_requires_all_reduce(place == len(batch.packs) - 1)
             self.randomness.begin(numbers[place], pack)
@@ -125,7 +126,6 @@ class Updater:
 
     def discard(self) -> None:
         """Forget the gradients."""
-        self.model.zero_grad(set_to_none=True)
         self.optimizer.zero_grad(set_to_none=True)
 
 

@@ -9,8 +9,10 @@ import os
 import sys
 
 import numpy as np
+import pytest
 import torch
 
+from smolvlm2.errors import ConfigError
 from smolvlm2.loading.loader import StepBatch
 from smolvlm2.loading.micro_batch import PackBuffers, PackSample, PackShape, assemble
 from smolvlm2.model.config import SmolVLMConfig, TextConfig, VisionConfig
@@ -23,7 +25,7 @@ from smolvlm2.training.freezing import apply_freezing
 from smolvlm2.training.launch import ParallelSettings, read_launch
 from smolvlm2.training.memory import MemoryEstimate
 from smolvlm2.training.optimizer import OptimizerSettings
-from smolvlm2.training.parallelize import choose_layout, parallelize
+from smolvlm2.training.parallelize import choose_layout, gather_weights, parallelize
 from smolvlm2.training.recipe import TrainingSettings
 from smolvlm2.training.update import INPUTS, Updater
 
@@ -75,17 +77,18 @@ def make_pack(images: int | None):
     return facts.batch(buffers)
 
 
-def one_process(model, pack, frozen):
-    """Loss sum and its gradients in one process."""
+def one_process(model, pack, frozen, mesh):
+    """Loss sum in one process, its whole gradient, and this rank's part of it, as flat vectors."""
     apply_freezing(model, frozen)
     model.zero_grad()
     pack = pack.trimmed()
     inputs = {name: torch.from_numpy(getattr(pack, name)) for name in INPUTS}
     loss = model(**inputs, max_length=CAPACITY.tokens).loss_sum
     loss.backward()
-    return loss.item(), {
-        name: None if p.grad is None else p.grad.clone() for name, p in model.named_parameters()
-    }
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    whole = torch.cat([gradient.flatten() for gradient in gradients])
+    mine = torch.cat([my_part(gradient, mesh).flatten() for gradient in gradients])
+    return loss.item(), whole, mine
 
 
 def my_part(tensor, mesh):
@@ -97,30 +100,31 @@ def my_part(tensor, mesh):
 
 def check(updater, packs, reference, assignment, rounds, rank, frozen):
     """One step; packs of rank r are ``assignment[r]`` in the first round, then blank ones."""
-    size = len(assignment)
+    what = f"{assignment}, {rounds} rounds, frozen: {sorted(frozen)}"
     divisor = sum(float(packs[images].loss_weights.sum()) for images in assignment)
-    mine = [packs[assignment[rank]], *[packs[None]] * (rounds - 1)]
-    numbers = [rank, *[None] * (rounds - 1)]
-    apply_freezing(updater.model, frozen)
-    loss, norm = updater.gradients(
-        StepBatch(packs=mine, position=Position()), numbers, divisor, at=f"{assignment}"
+    batch = StepBatch(
+        packs=[packs[assignment[rank]], *[packs[None]] * (rounds - 1)], position=Position()
     )
-    losses = [reference[images, frozen][0] for images in assignment]
-    assert len(loss.losses) == size
-    np.testing.assert_allclose(loss.losses, losses, rtol=1e-5)
-    squares = 0.0
-    for name, shard in updater.shards.items():
-        grads = [reference[images, frozen][1][name] for images in assignment]
-        if grads[0] is None:
-            assert shard.grad is None, name
-            continue
-        whole = sum(grads) / divisor
-        squares += float(whole.square().sum())
-        torch.testing.assert_close(
-            shard.grad, my_part(whole, updater.mesh), rtol=1e-5, atol=1e-6, msg=name
-        )
-    assert abs(norm - squares**0.5) < 1e-5 * max(1, norm)
+    apply_freezing(updater.model, frozen)
+    numbers = [rank, *[None] * (rounds - 1)]
+    loss, norm = updater.gradients(batch, numbers, divisor, at=what)
+    losses, wholes, mine = zip(*(reference[i, frozen] for i in assignment), strict=True)
+    np.testing.assert_allclose(loss.losses, losses, rtol=1e-5, err_msg=what)
+    np.testing.assert_allclose(norm, float(sum(wholes).norm()) / divisor, rtol=1e-5, err_msg=what)
+    gradient = [shard.grad.flatten() for shard in updater.shards.values() if shard.grad is not None]
+    torch.testing.assert_close(
+        torch.cat(gradient),
+        sum(mine) / divisor,
+        rtol=1e-5,
+        atol=1e-5,
+        msg=lambda text: f"{what}: {text}",
+    )
     updater.discard()
+
+
+def fail_on_the_last(world):
+    if world.rank == world.size - 1:
+        raise ConfigError(f"rank {world.rank}")
 
 
 def main(name: str) -> None:
@@ -138,15 +142,15 @@ def main(name: str) -> None:
         memory=None,
         estimate=MemoryEstimate(states=0, activations=0),
     )
-    whole = tiny_model(tied=tied)
-    reference = {
-        (images, frozen): one_process(whole, packs[images], frozen)
-        for images in (0, 1, 3)
-        for frozen in (FROZEN, NOTHING)
-    }
     mesh = parallelize(
         model, world, TrainingSettings(gradient_checkpointing=name == "hybrid"), settings, layout
     )
+    whole = tiny_model(tied=tied)
+    reference = {
+        (images, frozen): one_process(whole, packs[images], frozen, mesh)
+        for images in (0, 1, 3)
+        for frozen in (FROZEN, NOTHING)
+    }
     updater = Updater(
         model=model,
         mesh=mesh,
@@ -160,6 +164,13 @@ def main(name: str) -> None:
             rounds = 2 if steps % 5 == 0 else 1
             check(updater, packs, reference, assignment, rounds, world.rank, frozen)
             steps += 1
+    weights = gather_weights(updater.model, world)
+    assert (weights is not None) is world.leads
+    for key, value in whole.named_parameters():
+        assert weights is None or torch.equal(weights[key], value), key
+    assert world.alone(lambda: "alone", at="end") == ("alone" if world.leads else None)
+    with pytest.raises(ConfigError, match=f"rank {world.size - 1}"):
+        world.together(lambda: fail_on_the_last(world), at="end")
     print(f"{layout}: {steps} steps")
     world.close()
 
