@@ -63,6 +63,17 @@ def test_the_gradient_of_a_step_is_that_of_all_its_packs_over_the_global_count(
         torch.testing.assert_close(seen[name], parameter.grad, atol=1e-6, rtol=1e-4)
 
 
+@pytest.mark.parametrize(
+    "setting", ["encoder.tile_chunk=2", "training.activation_checkpointing=encoder"]
+)
+def test_memory_settings_leave_the_losses_as_they_are(
+    make_trainer, tmp_path, straight, log_lines, setting
+):
+    make_trainer(tmp_path / "run", setting, "encoder.tile_chunk=2").train()
+    losses = [[line["loss"] for line in log_lines(run)] for run in (straight, tmp_path / "run")]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+
+
 def test_activation_checkpointing_changes_nothing(make_trainer, tmp_path, straight):
     make_trainer(tmp_path / "run", "training.gradient_checkpointing=false").train()
     weights = (tmp_path / "run" / "model.safetensors").read_bytes()

@@ -207,7 +207,53 @@ def data_contamination(
     find_contamination(sources, benchmarks, data, workers=workers)
 
 
-# These commands have the specification's own flags; their modules parse them.
+@app.command()
+def estimate(
+    recipes: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="RECIPE... [KEY=VALUE]...", help="Recipes, merged, and settings."),
+    ] = None,
+    gpu: Annotated[str, typer.Option(help="rtx4090, a100-40, h100 or h200.")] = "h100",
+    gpus: Annotated[int | None, typer.Option(min=1, help="Devices; default: the recipe's.")] = None,
+    run: Annotated[
+        Path | None, typer.Option(help="Run folder: print its log beside the estimate.")
+    ] = None,
+    checkpoint: Annotated[
+        str | None, typer.Option(help="What the stage starts from, in place of components.")
+    ] = None,
+) -> None:
+    """Memory, time, GPU-hours and disk of a stage on a named GPU, on paper."""
+    from smolvlm2.cli.estimate import describe_estimate
+
+    print(describe_estimate(recipes or [], gpu=gpu, gpus=gpus, run=run, checkpoint=checkpoint))
+
+
+@app.command()
+def export(
+    checkpoint: Annotated[str, typer.Argument(help="A run, a step folder or a hub id.")],
+    out: Annotated[Path, typer.Argument(help="Folder to write to.")],
+) -> None:
+    """Write a checkpoint in Hugging Face format, adapters merged, and compare its logits."""
+    from smolvlm2.training.export import export_checkpoint
+
+    export_checkpoint(checkpoint, out)
+    print(out)
+
+
+@app.command()
+def average(
+    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    steps: Annotated[list[int], typer.Argument(help="Steps whose checkpoints are averaged.")],
+    output: Annotated[Path, typer.Option(help="Folder to write to.")],
+) -> None:
+    """Write the mean of several checkpoints' weights in Hugging Face format."""
+    from smolvlm2.training.export import average_checkpoints
+
+    average_checkpoints(run, steps, output)
+    print(output)
+
+
+# The training commands have the specification's flags and key=value; their module parses both.
 _OWN_ARGUMENTS = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 
