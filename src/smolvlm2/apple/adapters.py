@@ -49,7 +49,9 @@ def add(model: SmolVLM, settings: AdapterSettings, *, seed: int) -> None:
         if name.endswith(".lora_a"):
             generator = np.random.default_rng([seed, zlib.crc32(name.encode())])
             bound = value.shape[0] ** -0.5
-            drawn.append((name, mx.array(generator.uniform(-bound, bound, value.shape), mx.float32)))
+            drawn.append(
+                (name, mx.array(generator.uniform(-bound, bound, value.shape), mx.float32))
+            )
     model.update(tree_unflatten(drawn))
     mx.eval(model.parameters())
 

@@ -31,7 +31,9 @@ class AdapterSettings:
             )
         for name in self.targets:
             if name not in TARGETS:
-                raise ConfigError(f"target {name!r} is unknown; expected some of {', '.join(TARGETS)}")
+                raise ConfigError(
+                    f"target {name!r} is unknown; expected some of {', '.join(TARGETS)}"
+                )
         if not self.targets:
             raise ConfigError(f"no targets given; expected some of {', '.join(TARGETS)}")
 

@@ -109,9 +109,7 @@ class SmolVLM(smolvlm.Model):
             hidden = (nn.utils.checkpoint(layer) if checkpointing else layer)(hidden, mask)
         return self.language_model.norm(hidden)
 
-    def loss_sum(
-        self, hidden_BLD: mx.array, positions: mx.array, targets: mx.array
-    ) -> mx.array:
+    def loss_sum(self, hidden_BLD: mx.array, positions: mx.array, targets: mx.array) -> mx.array:
         """Cross-entropy summed over the supervised tokens, in nats, float32.
 
         Args:
@@ -155,9 +153,7 @@ class SmolVLM(smolvlm.Model):
                 f"another model's"
             )
         visual = self.visual_tokens(pixel_values)
-        return InputEmbeddingsFeatures(
-            inputs_embeds=self.embed(input_ids, visual, mx.array(slots))
-        )
+        return InputEmbeddingsFeatures(inputs_embeds=self.embed(input_ids, visual, mx.array(slots)))
 
     def __call__(
         self,

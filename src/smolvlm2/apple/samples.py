@@ -196,8 +196,9 @@ def encode(sample: Sample, processor: Processor, *, folder: Path) -> ProcessedSa
     try:
         encoded = processor.encode_sample(sample.messages, sample.media)
     except SmolVLMError as error:
-        raise DataError(f"{sample.sample_id}: {error}; list all such rows with: "
-                        f"{CHECK.format(folder=folder)}") from error
+        raise DataError(
+            f"{sample.sample_id}: {error}; list all such rows with: {CHECK.format(folder=folder)}"
+        ) from error
     context = processor.tokenizer.model_max_length
     if len(encoded.input_ids) > context or not encoded.supervised.any():
         found = f"{len(encoded.input_ids)} tokens, {int(encoded.supervised.sum())} supervised"
