@@ -75,22 +75,33 @@ def attach(model: SmolVLM, folder: Path) -> None:
             raise CheckpointNotFoundError(
                 f"{folder}: no {name}; expected the output folder of mlx/lora_finetune.py"
             )
-    config = read_json(folder / SETTINGS)
     try:
-        shapes = {name: weight.shape for name, weight in mx.load(str(folder / WEIGHTS)).items()}
         attach_saved(model, folder)
     except (RuntimeError, ValueError, KeyError, AttributeError, IndexError) as error:
         raise CheckpointError(
             f"{folder}: adapters do not fit this model ({error}); give the model that they were "
             f"trained on, quantised neither more nor less"
         ) from error
-    wanted = {name: w.shape for name, w in tree_flatten(model.trainable_parameters())}
-    if wanted != shapes:
-        name = sorted(set(wanted.items()) ^ set(shapes.items()))[0][0]
+    # Attaching compares neither names nor shapes.
+    rank = read_json(folder / SETTINGS)["lora_parameters"]["rank"]
+    saved = set(mx.load(str(folder / WEIGHTS)))
+    wanted = dict(tree_flatten(model.trainable_parameters()))
+    for name in sorted(saved ^ set(wanted)):
         raise CheckpointError(
-            f"{folder}: tensor {name!r} is {shapes.get(name)}, expected {wanted.get(name)} for rank "
-            f"{config['lora_parameters']['rank']}; give the model that the adapters were trained on"
+            f"{folder}: tensor {name!r} is {'missing' if name in wanted else 'unexpected'}; give "
+            f"the model that the adapters were trained on"
         )
+    for name, layer in model.named_modules():
+        if "lora_a" not in layer:
+            continue
+        outputs, inputs = layer.linear.weight.shape
+        inputs *= 32 // layer.linear.bits if isinstance(layer.linear, nn.QuantizedLinear) else 1
+        found = (layer.lora_a.shape, layer.lora_b.shape)
+        if found != ((inputs, rank), (rank, outputs)):
+            raise CheckpointError(
+                f"{folder}: adapter {name!r} has shapes {found[0]} and {found[1]}, expected "
+                f"{(inputs, rank)} and {(rank, outputs)}; give the model that it was trained on"
+            )
     model.eval()
 
 

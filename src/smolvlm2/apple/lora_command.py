@@ -1,7 +1,6 @@
 """``python mlx/lora_finetune.py``: LoRA on a SmolVLM2, estimated, trained, fused."""
 
 import argparse
-import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import replace

@@ -7,7 +7,6 @@ unequal length weigh what they hold.
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
