@@ -57,7 +57,7 @@ def test_data_loading_lists_every_bad_row_and_exits_1(tmp_path):
     assert "1 of 5 rows can be used" in done.stdout
     problems = [line for line in done.stdout.splitlines() if line.startswith("problem: ")]
     assert len(problems) == 4
-    assert "gone.png: no such file" in problems[0]
+    assert "gone.png: no such image file" in problems[0]
     assert "problem: cut: " in problems[1]
     assert "unknown key 'imgaes'; did you mean 'images'?" in problems[2]
     assert "no answer says anything" in problems[3]

@@ -1,5 +1,6 @@
 """What is said where mlx is missing, for each kind of machine."""
 
+import re
 import sys
 
 import pytest
@@ -18,14 +19,12 @@ from smolvlm2.errors import MissingDependencyError
     ],
 )
 def test_each_machine_gets_its_command(machine, help_):
-    import re
-
     assert re.search(help_, advice(*machine))
 
 
 def test_missing_mlx_is_one_line_with_the_command(monkeypatch):
     monkeypatch.setitem(sys.modules, "mlx.core", None)
-    with pytest.raises(MissingDependencyError, match="mlx cannot be imported .*; ") as caught:
+    with pytest.raises(MissingDependencyError, match=r"mlx cannot be imported .*; ") as caught:
         require_mlx()
     assert "\n" not in str(caught.value)
 

@@ -74,7 +74,7 @@ def test_a_malformed_row_is_one_clear_line(write, row, message):
 
 
 def test_an_empty_file_and_an_empty_folder_are_told_apart(write, tmp_path):
-    with pytest.raises(DataNotFoundError, match="holds neither train.jsonl nor prepared sources"):
+    with pytest.raises(DataNotFoundError, match=r"holds neither train\.jsonl nor prepared sources"):
         open_samples(tmp_path)
     with pytest.raises(DataError, match="holds no row"):
         open_samples(write(""))

@@ -125,8 +125,8 @@ def _train(name: str, options: argparse.Namespace, settings: LoraSettings) -> No
     show = _Progress(checkpoint.config, settings, options)
     trainer = LoraTrainer(checkpoint, samples, settings, run, report=show)
     print(
-        f"{len(samples)} samples, {trainable_count(checkpoint.model):,} trainable parameters, steps "
-        f"{trainer.step} to {settings.iters}"
+        f"{len(samples)} samples, {trainable_count(checkpoint.model):,} trainable parameters, "
+        f"steps {trainer.step} to {settings.iters}"
     )
     trainer.train()
     print(f"adapters: {options.output}")

@@ -134,7 +134,7 @@ FORMULA = (
     f"  activations  layers x layer + {AHEAD} f B L x 4; with checkpointing layers x d B L x 4 + "
     f"layer + {AHEAD_CHECKPOINTED + AHEAD_LAYER} f B L x 4\n"
     f"  logits       {LOGIT_COPIES + 1} V x 4 for each of up to {LOSS_CHUNK} supervised tokens, "
-    f"{LATER_COPIES} of the next {LOSS_CHUNK}; with checkpointing {LOGIT_COPIES}, in turn with layer"
+    f"{LATER_COPIES} of the next {LOSS_CHUNK}; with checkpointing {LOGIT_COPIES}, or layer"
 )
 """What is printed beside an estimate."""
 
@@ -158,10 +158,10 @@ def describe(case: MemoryCase) -> str:
 
 
 def fit_in(limit: int, case: MemoryCase, *, largest_batch: int = 16) -> MemoryCase:
-    """The settings that fit, those that leave the result nearest to the asked one first.
+    """The settings that fit and change least.
 
-    The batch is the asked one if that fits in some way; else it is halved. Checkpointing costs time
-    and changes nothing, so it is tried first; quantisation changes the base, so it comes last.
+    Checkpointing costs time only, so it is tried first; then the base is quantised; only then is
+    the batch halved.
 
     Args:
         limit: Bytes.
@@ -184,12 +184,10 @@ def fit_in(limit: int, case: MemoryCase, *, largest_batch: int = 16) -> MemoryCa
 
 
 def _variants(start: MemoryCase, asked: MemoryCase) -> Iterator[MemoryCase]:
-    choices = [case for case in (asked.bits, 8, 4)]
+    choices = (8, 4) if asked.bits is None else ()
     batch = start.batch
     while batch:
-        for bits in dict.fromkeys(choices):
-            if asked.bits is not None and bits != asked.bits:
-                continue
+        for bits in (asked.bits, *choices):
             for checkpointing in dict.fromkeys((asked.checkpointing, True)):
                 share = batch / asked.batch
                 yield replace(

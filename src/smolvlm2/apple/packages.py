@@ -21,8 +21,7 @@ def require_mlx() -> None:
     """
     try:
         # The folder mlx/ of a clone can pass for the package mlx, but not for mlx.core.
-        import mlx.core
-        import mlx.nn
+        import mlx.core  # noqa: F401 - the check is the import
     except ImportError as error:
         raise MissingDependencyError(
             f"mlx cannot be imported ({error}); {advice(platform.system(), platform.machine())}"
@@ -50,8 +49,8 @@ def advice(system: str, machine: str) -> str:
         return f"run: pip install -r {REQUIREMENTS}"
     if system == "Darwin":
         return (
-            f"this Python is built for {machine}, and mlx for Apple silicon (arm64); on an M-series "
-            f"Mac install an arm64 Python, then run: pip install -r {REQUIREMENTS}"
+            f"this Python is built for {machine}, and mlx for Apple silicon (arm64); on an "
+            f"M-series Mac install an arm64 Python, then run: pip install -r {REQUIREMENTS}"
         )
     if system == "Linux":
         return (

@@ -203,8 +203,8 @@ def encode(sample: Sample, processor: Processor, *, folder: Path) -> ProcessedSa
     if len(encoded.input_ids) > context or not encoded.supervised.any():
         found = f"{len(encoded.input_ids)} tokens, {int(encoded.supervised.sum())} supervised"
         raise DataError(
-            f"{sample.sample_id}: {found}; expected at most {context} tokens and an answer; shorten "
-            f"it or leave it out, list all such rows with: {CHECK.format(folder=folder)}"
+            f"{sample.sample_id}: {found}; expected at most {context} tokens and an answer; "
+            f"shorten it or leave it out, list all such rows with: {CHECK.format(folder=folder)}"
         )
     return encoded
 
