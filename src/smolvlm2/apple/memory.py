@@ -98,7 +98,7 @@ def estimate(case: MemoryCase) -> MemoryParts:
     layer = MLP_COPIES * wide + WIDTH_COPIES * narrow + scores
     rows = min(case.supervised, LOSS_CHUNK)
     later = min(case.supervised - rows, LOSS_CHUNK)
-    logits = (LOGIT_COPIES * rows + LATER_COPIES * later) * v * FLOATING
+    logits: float = (LOGIT_COPIES * rows + LATER_COPIES * later) * v * FLOATING
     if case.checkpointing:
         kept = text.num_hidden_layers * narrow + AHEAD_CHECKPOINTED * wide
         # Loss and layers take turns: what counts is the larger.
