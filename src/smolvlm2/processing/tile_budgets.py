@@ -31,7 +31,7 @@ def tile_budgets(settings: ImageSettings, tile_size: int) -> TileBudgets:
 
     Source:
         The published image stages draw for every image; we draw once for a sample, so that its
-        lengths under each budget can be computed before the plan (docs/decisions/011-recipe.md).
+        lengths under each budget can be computed before the plan (docs/decisions/014-recipe.md).
 
     >>> tile_budgets(ImageSettings(longest_edge=2048, random_tiles=True), 512)
     TileBudgets(edges=(1024, 1536, 2048), chances=(4, 3, 3))

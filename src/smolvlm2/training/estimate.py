@@ -1,7 +1,7 @@
 """Time, memory and disk of a stage on a named GPU, on paper.
 
 Times come from useful FLOPs and elementwise traffic over the rates that a compiled step is assumed
-to reach; docs/decisions/011-recipe.md says where each figure is from.
+to reach; docs/decisions/014-recipe.md says where each figure is from.
 """
 
 from dataclasses import dataclass
