@@ -107,8 +107,8 @@ def test_a_worker_that_dies_on_a_sample_costs_that_sample(trap):
         os.kill(loader.pool.pids[0], signal.SIGSEGV)
         first = next(steps)
         os.close(writer)
-        (skip,) = first.skips
-    assert skip.occurrence == occurrence
+        # Later turns of the sample may come in the same step.
+        (skip,) = [skip for skip in first.skips if skip.occurrence == occurrence]
     assert skip.reason == "corrupt_media"
     assert skip.detail == "the loader process that read it was ended by SIGSEGV"
 
