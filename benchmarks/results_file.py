@@ -18,6 +18,8 @@ PACKAGES = (
     "pillow",
     "av",
     "accelerate",
+    "mlx",
+    "mlx-vlm",
 )
 
 

@@ -10,7 +10,7 @@ import yaml
 REPO = Path(__file__).parents[1]
 SOURCES = sorted(
     path
-    for room in ("src", "tests", "benchmarks", "scripts")
+    for room in ("src", "tests", "benchmarks", "scripts", "mlx")
     for path in (REPO / room).rglob("*.py")
 )
 RECIPES = sorted((REPO / "configs").rglob("*.yaml"))

@@ -125,7 +125,7 @@ def test_demo_data_prints_what_it_wrote(run, tmp_path, monkeypatch):
 def test_diff_without_names_compares_the_shipped_recipes_with_the_published(run):
     status, out, _ = run("recipes", "diff")
     assert status == 0
-    assert out.count("\nb: ") == 3
+    assert out.count("\nb: ") == 5
     assert "model.vision_encoder.image_size\n  a: 384\n  b: 512\n  why: " in out
     assert "training.unfreeze_vision_after_steps\n  a: 10000\n" in out
 

@@ -65,11 +65,11 @@ def test_a_recipe_without_a_model_takes_the_one_beside_it(looked_at):
             open_mixture(name, data=looked_at / "data", tokenizer=smollm2)
     opened = open_mixture(
         "m4_digits",
-        recipes=["published/train_vision_stage"],
+        recipes=["published/train_vision_stage3"],
         data=looked_at / "data",
         tokenizer=smollm2,
     )
-    assert opened.recipe_names == ["published/model_256m", "published/train_vision_stage"]
+    assert opened.recipe_names == ["published/model_256m", "published/train_vision_stage3"]
     assert opened.processor.tile_size == 512
 
 

@@ -14,6 +14,8 @@ from smolvlm2.processing.images import ImageSettings
 from smolvlm2.processing.lengths import LengthModel
 
 ALL = Admission(max_tokens=512, max_images=None, exclude=())
+NONE = np.zeros(0, dtype=np.int64)
+"""No contaminated rows."""
 
 
 @pytest.fixture
@@ -97,7 +99,7 @@ def test_what_changes_a_length_has_its_own_file_and_what_does_not_shares_it(open
 def test_a_folder_that_cannot_be_written_is_no_obstacle(opened):
     manifest, lengths = opened
     # Root may write everywhere, so a file stands where the folder would be made.
-    name = f"lengths-{module._key(manifest, lengths, ALL)}.{os.getpid()}.partial"
+    name = f"lengths-{module._key(manifest, lengths, ALL, NONE)}.{os.getpid()}.partial"
     (manifest.folder / name).write_text("")
     rows = admitted_rows(manifest, lengths, ALL)
     assert rows.records is None
@@ -106,7 +108,7 @@ def test_a_folder_that_cannot_be_written_is_no_obstacle(opened):
 
 def test_in_memory_and_on_disk_are_equal(opened):
     manifest, lengths = opened
-    in_memory = module._compute(manifest, lengths, ALL, None)
+    in_memory = module._compute(manifest, lengths, ALL, NONE, None)
     assert np.array_equal(as_records(in_memory), as_records(admitted_rows(manifest, lengths, ALL)))
 
 

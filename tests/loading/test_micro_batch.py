@@ -155,7 +155,7 @@ def test_trimming_changes_neither_loss_nor_gradients(model, make_reader, number)
     batch, _ = reader.read(pack)
     loss, gradients = run(model, batch)
     short, trimmed = run(model, batch.trimmed())
-    assert batch.trimmed().input_ids.shape < batch.input_ids.shape
+    assert len(batch.trimmed().input_ids) == batch.tokens <= len(batch.input_ids)
     torch.testing.assert_close(short, loss)
     assert gradients.keys() == trimmed.keys()
     for name, gradient in gradients.items():

@@ -32,10 +32,13 @@ def test_a_medium_that_several_samples_show_is_read_once(planned_world, monkeypa
     plan, text = plans[modality], plans[0]
     once, _ = read(reader, [plan])
     seen = []
-    of_store = MediaStore.read
-    monkeypatch.setattr(
-        MediaStore, "read", lambda self, place: seen.append(place) or of_store(self, place)
-    )
+    for name in ("read", "open"):
+        plain = getattr(MediaStore, name)
+        monkeypatch.setattr(
+            MediaStore,
+            name,
+            lambda self, place, plain=plain: seen.append(place) or plain(self, place),
+        )
     twice, skips = read(reader, [plan, text, plan])
     assert not skips
     assert len(seen) == len(set(seen)) > 0

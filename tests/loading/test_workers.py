@@ -56,13 +56,14 @@ def point_to(manifest, row, place, path):
 
 @pytest.fixture
 def trap(make_reader, world, tmp_path):
-    """A copy of the world in which the first sample with media is read from a pipe: it blocks.
+    """A copy of the world in which the first sample with images is read from a pipe: it blocks.
 
     Gives data, reader, the pipe and the sample's occurrence.
     """
     shutil.copytree(world / "data", tmp_path / "data")
     data, reader = make_reader(f"data.root={tmp_path / 'data'}")
-    planned = next(plan for plan in reader.planned(data.plan.packs_of_window(0)[0]) if plan.tiles)
+    pack = data.plan.packs_of_window(0)[0]
+    planned = next(plan for plan in reader.planned(pack) if plan.modality in (1, 2))
     manifest = reader.manifests[planned.source]
     pipe = point_to(manifest, planned.row, 0, "raw/pipe")
     os.mkfifo(pipe)
@@ -107,8 +108,8 @@ def test_a_worker_that_dies_on_a_sample_costs_that_sample(trap):
         os.kill(loader.pool.pids[0], signal.SIGSEGV)
         first = next(steps)
         os.close(writer)
-        (skip,) = first.skips
-    assert skip.occurrence == occurrence
+        # Later turns of the sample may come in the same step.
+        (skip,) = [skip for skip in first.skips if skip.occurrence == occurrence]
     assert skip.reason == "corrupt_media"
     assert skip.detail == "the loader process that read it was ended by SIGSEGV"
 

@@ -46,6 +46,15 @@ def test_warmup_is_a_number_of_steps_or_a_share():
     assert ScheduleSettings(warmup_steps=7).warmup(50_000) == 7
 
 
+def test_a_part_may_rise_by_itself():
+    settings = ScheduleSettings(type="constant", warmup_steps=0, connector_warmup_steps=4)
+    rates = [settings.factor(step, 10, "connector") for step in range(5)]
+    assert rates == [0.25, 0.5, 0.75, 1, 1]
+    assert settings.factor(0, 10, "text_decoder") == 1
+    with pytest.raises(ConfigError, match=r"schedule\.connector_warmup_steps is -1"):
+        ScheduleSettings(connector_warmup_steps=-1)
+
+
 @pytest.mark.parametrize("name", ["warmup_fraction", "decay_fraction", "min_fraction"])
 def test_shares_are_between_0_and_1(name):
     with pytest.raises(ConfigError, match=rf"schedule\.{name} is 1\.5"):

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from smolvlm2.cli import data_commands
 from smolvlm2.errors import SmolVLMError
 
 # Plain help: the boxes of rich cost as much time as everything else together.
@@ -23,8 +24,8 @@ app = typer.Typer(
 )
 recipes_app = typer.Typer(help="List, show and compare the shipped recipes.", rich_markup_mode=None)
 app.add_typer(recipes_app, name="recipes")
-data_app = typer.Typer(help="Look at prepared data as a whole.", rich_markup_mode=None)
-app.add_typer(data_app, name="data")
+app.add_typer(data_commands.commands)
+app.add_typer(data_commands.data_app, name="data")
 
 Device = Annotated[str, typer.Option(help="cpu, cuda, mps, or auto for the best one here.")]
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
@@ -54,173 +55,56 @@ def demo(
     run_demo(output, tuple(overrides or ()))
 
 
-@app.command("demo-data")
-def demo_data(
-    out: Annotated[Path, typer.Argument(help="Folder to write to.")],
-    seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
-) -> None:
-    """Draw the demo's pages and clips from handwritten digits."""
-    from smolvlm2.data.demo_digits import write_demo_data
-
-    summary = write_demo_data(out, seed=seed)
-    for name, rows in summary.train_rows.items():
-        print(f"{rows:6d} samples    {out / 'raw' / name}")
-    for name, questions in summary.benchmarks.items():
-        print(f"{questions:6d} questions  {out / 'held_out' / name}.jsonl")
-
-
 @app.command()
-def prepare(
-    sources: Annotated[list[str], typer.Argument(help="Names of sources.")],
-    tokenizer: Annotated[
-        str, typer.Option(help="Text decoder or SmolVLM checkpoint whose tokenizer counts tokens.")
-    ] = "HuggingFaceTB/SmolLM2-135M-Instruct",
-    data: Annotated[Path, typer.Option(help="Data root, with raw/.", envvar="DATA_DIR")] = Path(
-        "data"
-    ),
-    workers: Annotated[int, typer.Option(min=0, help="Processes; 0 works in this one.")] = 0,
-    task: Annotated[
-        str | None,
-        typer.Option(metavar="I/N", help="Map only share I, from 0, of N; finish without it."),
-    ] = None,
-    consume: Annotated[
-        bool, typer.Option("--consume", help="Delete raw files once their content is in shards.")
-    ] = False,
-    frames: Annotated[
-        bool, typer.Option("--frames", help="Keep the wanted frames of clips, not the files.")
-    ] = False,
-    frames_per_second: Annotated[float, typer.Option(help="With --frames.")] = 1.0,
-    max_frames: Annotated[int, typer.Option(help="With --frames: most frames of a clip.")] = 64,
-    frame_size: Annotated[
-        int, typer.Option(help="With --frames: longest edge of a frame, in pixels.")
-    ] = 512,
-    max_left_out: Annotated[
-        float, typer.Option(min=0, max=1, help="Fail when a source loses more than this share.")
-    ] = 0.2,
-) -> None:
-    """Index raw data: manifest, geometry, and a ledger of every row left out."""
-    from smolvlm2.cli.prepare import map_shares, prepare_sources
-    from smolvlm2.data.kept_frames import FrameSettings
-    from smolvlm2.data.prepare import PrepareSettings
-
-    kept = FrameSettings(fps=frames_per_second, max_frames=max_frames, size=frame_size)
-    settings = PrepareSettings(workers=workers, frames=kept if frames else None, consume=consume)
-    if task is not None:
-        map_shares(sources, data, task, settings)
-        return
-    raise typer.Exit(prepare_sources(sources, data, tokenizer, settings, max_left_out=max_left_out))
-
-
-@app.command()
-def plan(
+def estimate(
     recipes: Annotated[
-        list[str],
+        list[str] | None,
         typer.Argument(metavar="RECIPE... [KEY=VALUE]...", help="Recipes, merged, and settings."),
-    ],
-    ranks: Annotated[int | None, typer.Option(min=1, help="Devices to deal the packs to.")] = None,
-    gpu_memory: Annotated[
-        float | None, typer.Option(min=1, help="GiB of one device, to suggest capacities for.")
+    ] = None,
+    gpu: Annotated[str, typer.Option(help="rtx4090, a100-40, h100 or h200.")] = "h100",
+    gpus: Annotated[int | None, typer.Option(min=1, help="Devices; default: the recipe's.")] = None,
+    run: Annotated[
+        Path | None, typer.Option(help="Run folder: print its log beside the estimate.")
     ] = None,
     checkpoint: Annotated[
         str | None, typer.Option(help="What the stage starts from, in place of components.")
     ] = None,
 ) -> None:
-    """Plan a recipe's data: packs, steps, shares, waiting; reads no weights and no media."""
-    from smolvlm2.cli.plan import describe_plan
+    """Memory, time, GPU-hours and disk of a stage on a named GPU, on paper."""
+    from smolvlm2.cli.estimate import describe_estimate
 
-    print(describe_plan(recipes, checkpoint=checkpoint, ranks=ranks, gpu_memory=gpu_memory))
-
-
-RecipeFiles = Annotated[
-    list[str] | None,
-    typer.Option(help="Recipe by name or file, repeatable; default: SUBJECT's own, else 256M's."),
-]
-DataTokenizer = Annotated[
-    str | None,
-    typer.Option(help="As in prepare, or a run or checkpoint; default: the recipe's."),
-]
-DataRoot = Annotated[Path | None, typer.Option(help="Data root; default: the recipe's.")]
+    print(describe_estimate(recipes or [], gpu=gpu, gpus=gpus, run=run, checkpoint=checkpoint))
 
 
 @app.command()
-def inspect(
-    subject: Annotated[str, typer.Argument(help="A prepared source, a mixture or a recipe.")],
-    sample: Annotated[
-        list[str] | None, typer.Option(help="A sample by its id, shown whole; repeatable.")
-    ] = None,
-    count: Annotated[int, typer.Option(min=1, help="Samples drawn, over all modalities.")] = 12,
-    seed: Annotated[int, typer.Option(help="Of the draw.")] = 0,
-    recipe: RecipeFiles = None,
-    tokenizer: DataTokenizer = None,
-    data: DataRoot = None,
-    resample: Annotated[
-        Literal["exact", "fast"], typer.Option(help="How images are resized; fast needs torch.")
-    ] = "exact",
-    output: Annotated[
-        Path | None, typer.Option(help="The page; default: runs/inspect/SUBJECT.html.")
-    ] = None,
-    text: Annotated[bool, typer.Option("--text", help="Print instead of writing a page.")] = False,
+def export(
+    checkpoint: Annotated[str, typer.Argument(help="A run, a step folder or a hub id.")],
+    out: Annotated[Path, typer.Argument(help="Folder to write to.")],
 ) -> None:
-    """Show what the model will see: tiles, frames, tokens, labels, lengths, the ledger."""
-    from smolvlm2.cli.inspect import inspect
+    """Write a checkpoint in Hugging Face format, adapters merged, and compare its logits."""
+    from smolvlm2.training.export import export_checkpoint
 
-    inspect(
-        subject,
-        sample_ids=sample or (),
-        count=count,
-        seed=seed,
-        recipes=recipe or (),
-        tokenizer=tokenizer,
-        data=data,
-        resample=resample,
-        output=output,
-        text=text,
-    )
+    export_checkpoint(checkpoint, out)
+    print(out)
 
 
-@data_app.command("stats")
-def data_stats(
-    subject: Annotated[str, typer.Argument(help="A mixture, a recipe or a prepared source.")],
-    recipe: RecipeFiles = None,
-    tokenizer: DataTokenizer = None,
-    data: DataRoot = None,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+@app.command()
+def average(
+    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    steps: Annotated[list[int], typer.Argument(help="Steps whose checkpoints are averaged.")],
+    output: Annotated[Path, typer.Option(help="Folder to write to.")],
 ) -> None:
-    """Shares of samples, tokens, tiles and labels next to the mixture's weights."""
-    from smolvlm2.cli.data_stats import data_stats
+    """Write the mean of several checkpoints' weights in Hugging Face format."""
+    from smolvlm2.training.export import average_checkpoints
 
-    print(data_stats(subject, recipes=recipe or (), tokenizer=tokenizer, data=data, as_json=json))
-
-
-@data_app.command("contamination")
-def data_contamination(
-    sources: Annotated[list[str], typer.Argument(help="Names of prepared sources.")],
-    benchmarks: Annotated[list[Path], typer.Option(help="Folder of benchmark images, repeatable.")],
-    data: Annotated[
-        Path, typer.Option(help="Data root, with prepared/.", envvar="DATA_DIR")
-    ] = Path("data"),
-    workers: Annotated[int, typer.Option(min=0, help="Processes; 0 works in this one.")] = 0,
-) -> None:
-    """Find training samples that show a benchmark's image; training leaves them out."""
-    from smolvlm2.cli.contamination import find_contamination
-
-    find_contamination(sources, benchmarks, data, workers=workers)
+    average_checkpoints(run, steps, output)
+    print(output)
 
 
-# These commands have the specification's own flags; their modules parse them.
-_OWN_ARGUMENTS = {"allow_extra_args": True, "ignore_unknown_options": True}
+# The training commands have the specification's flags and key=value; their module parses both.
 
 
-@app.command(context_settings=_OWN_ARGUMENTS, add_help_option=False)
-def download(context: typer.Context) -> None:
-    """Fetch published data sets; flags: smolvlm2 download --help."""
-    from smolvlm2.cli.download import benchmark_source
-    from smolvlm2.data.download_datasets import run
-
-    raise typer.Exit(run(context.args, benchmark_source=benchmark_source))
-
-
-@app.command("train-vision", context_settings=_OWN_ARGUMENTS, add_help_option=False)
+@app.command("train-vision", context_settings=data_commands.OWN_ARGUMENTS, add_help_option=False)
 def train_vision(context: typer.Context) -> None:
     """Train the vision stage; flags: smolvlm2 train-vision --help."""
     from smolvlm2.training.command_line import run_stage
@@ -228,7 +112,7 @@ def train_vision(context: typer.Context) -> None:
     run_stage("vision", context.args)
 
 
-@app.command("train-video", context_settings=_OWN_ARGUMENTS, add_help_option=False)
+@app.command("train-video", context_settings=data_commands.OWN_ARGUMENTS, add_help_option=False)
 def train_video(context: typer.Context) -> None:
     """Train the video stage; flags: smolvlm2 train-video --help."""
     from smolvlm2.training.command_line import run_stage

@@ -25,19 +25,35 @@ _REASONS = {
     "vision_encoder_learning_rate connector_learning_rate text_decoder_learning_rate": (
         "published video training has one rate for each part of the model"
     ),
-    "max_steps": "published: three image runs, of which this is the last, and one epoch of video",
+    "max_steps": "published: three image runs one after the other, and one epoch of video",
+    "learning_rate": "published video training has one rate for each part of the model",
+    "training.adapters": "the published alignment run trains DoRA adapters beside the components",
+    "neftune_alpha": "published instruction tuning adds noise to token embeddings",
+    "random_tiles": "the published image runs draw how many tiles an image may have",
+    "schedule.type schedule.warmup_steps schedule.warmup_fraction schedule.min_fraction": (
+        "published image runs rise over a number of steps and fall linearly, the first two of them "
+        "not to the end"
+    ),
+    "limits": "the published image runs pack to 7000 tokens and see two images a sample at most",
+    "every_steps": "the published alignment run is saved every 250 steps",
+    "mixture.unit": "the published factors say how often a sample comes, not which share it has",
+    "mixture.epochs": "published video training ends after one epoch",
     "per_device_train_batch_size gradient_accumulation_steps reference_devices": (
-        "samples a step: 256 in the specification; published 512 for video, 8192 for the last "
-        "image run"
+        "samples a step: 256 in the specification; published 1024, 2048 and 8192 for the image "
+        "runs and 512 for video"
     ),
     "mixture.entries": "the specification gives shares by group; the published file, or its public "
     "stand-in, lists every source",
 }
 WHY = {suffix: reason for suffixes, reason in _REASONS.items() for suffix in suffixes.split()}
-"""Why the specification's recipe and the published one differ, by the end of the dotted key."""
+"""Why the specification's recipe and the published one differ, by a part of the dotted key."""
 
-COUNTERPARTS = ("model_256m", "train_vision_stage", "train_video_stage")
-"""What ``recipes diff`` compares when nothing is named, each with ``published/`` of its name."""
+COUNTERPARTS = {
+    "model_256m": ["published/model_256m"],
+    "train_vision_stage": [f"published/train_vision_stage{number}" for number in (1, 2, 3)],
+    "train_video_stage": ["published/train_video_stage"],
+}
+"""What ``recipes diff`` compares when nothing is named."""
 
 
 def list_recipes() -> str:
@@ -65,15 +81,17 @@ def diff_recipes(a: str | None = None, b: str | None = None) -> str:
 
     Args:
         a: A recipe's name or path; None compares all of ``COUNTERPARTS``.
-        b: Another; None takes ``published/`` of the same name.
+        b: Another; None takes the published ones of the same purpose.
 
     Raises:
         ConfigError: No such recipe, or it is no YAML.
     """
     if a is None:
         return "\n\n".join(diff_recipes(name) for name in COUNTERPARTS)
-    left = find_recipe(a)
-    right = find_recipe(b or f"published/{Path(a).stem}")
+    if b is None:
+        others = COUNTERPARTS.get(Path(a).stem, [f"published/{Path(a).stem}"])
+        return "\n\n".join(diff_recipes(a, other) for other in others)
+    left, right = find_recipe(a), find_recipe(b)
     lines = [f"a: {left}", f"b: {right}"]
     for key, first, second in diff_configs(load_raw(left), load_raw(right)):
         lines += ["", key, f"  a: {_short(first)}", f"  b: {_short(second)}"]
@@ -83,8 +101,9 @@ def diff_recipes(a: str | None = None, b: str | None = None) -> str:
 
 
 def _reason(key: str) -> str | None:
-    ends = (reason for suffix, reason in WHY.items() if f".{key}".endswith(f".{suffix}"))
-    return next(ends, None)
+    # A group of settings explains all that is in it.
+    found = (reason for part, reason in WHY.items() if f".{part}." in f".{key}.")
+    return next(found, None)
 
 
 def _short(value: Any) -> str:

@@ -54,7 +54,7 @@ class AdmittedRows:
     """Admitted rows of a source, sorted by subset and in a subset by row."""
 
     columns: dict[str, np.ndarray]
-    """Of `RECORD`, one entry a row."""
+    """Of `RECORD`, one entry a row and budget of tiles (`LengthModel.budgets`)."""
     offsets: NDArray[np.int64]
     """``(subsets + 1,)`` first entry of each subset."""
     subsets: list[dict[str, Any]]
@@ -142,8 +142,9 @@ def _compute(
     rows, names = len(manifest), manifest.subsets
     counters = [Counter[str]() for _ in names]
     excluded = [Counter[str]() for _ in names]
-    found = _storage(folder, "unsorted.npy", RECORD, rows)
-    subset_of = _storage(folder, "subsets.npy", np.dtype("<i4"), rows)
+    budgets = len(lengths.budgets.edges)
+    found = _storage(folder, "unsorted.npy", RECORD, (rows, budgets))
+    subset_of = _storage(folder, "subsets.npy", np.dtype("<i4"), (rows,))
     admitted = 0
     for start in range(0, rows, CHUNK_ROWS):
         stop = min(start + CHUNK_ROWS, rows)
@@ -154,12 +155,12 @@ def _compute(
         found[admitted : admitted + len(records)] = records
         subset_of[admitted : admitted + len(records)] = subset
         admitted += len(records)
-        _count(records, subset, cut, counters)
+        _count(records, subset, cut, counters, lengths.budgets.chances)
         if rows > CHUNK_ROWS:
             logger.info("%s: measured %d of %d rows", manifest.source, stop, rows)
     counts = [counter["samples"] for counter in counters]
     offsets = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
-    target = _storage(folder, RECORDS_FILE, RECORD, admitted)
+    target = _storage(folder, RECORDS_FILE, RECORD, (admitted, budgets))
     ahead, digest = offsets[:-1].copy(), hashlib.sha256()
     for start in range(0, admitted, CHUNK_ROWS):
         subset = np.asarray(subset_of[start : min(start + CHUNK_ROWS, admitted)])
@@ -182,18 +183,18 @@ def _compute(
         for name in ("unsorted.npy", "subsets.npy"):
             (folder / name).unlink()
         (folder / FACTS_FILE).write_text(json.dumps(facts), encoding="utf-8")
-    columns = {name: target[name] for name in RECORD.names or ()}
+    columns = {name: target.reshape(-1)[name] for name in RECORD.names or ()}
     return AdmittedRows(columns=columns, records=None, **_restored(facts))
 
 
-def _storage(folder: Path | None, name: str, dtype: np.dtype, size: int) -> Any:
+def _storage(folder: Path | None, name: str, dtype: np.dtype, shape: tuple[int, ...]) -> Any:
     # A file of no entries cannot be mapped.
-    if folder is None or not size:
-        array = np.zeros(size, dtype=dtype)
+    if folder is None or not shape[0]:
+        array = np.zeros(shape, dtype=dtype)
         if folder is not None:
             np.save(folder / name, array)
         return array
-    return open_memmap(folder / name, mode="w+", dtype=dtype, shape=(size,))
+    return open_memmap(folder / name, mode="w+", dtype=dtype, shape=shape)
 
 
 def _admit(
@@ -205,9 +206,16 @@ def _admit(
     stop: int,
     excluded: Sequence[Counter[str]],
 ) -> tuple[NDArray[np.bool_], np.ndarray, NDArray[np.int32]]:
-    """Records of the admitted rows of a chunk, whether they were cut, and their subsets."""
+    """Records of the admitted rows of a chunk, whether they were cut, and their subsets.
+
+    The largest budget of tiles decides whether a row is admitted.
+    """
     part = _rows(geometry, start, stop)
-    measured = measure_rows(part, lengths, max_tokens=admission.max_tokens)
+    found = [
+        measure_rows(part, lengths, max_tokens=admission.max_tokens, longest_edge=edge)
+        for edge in lengths.budgets.edges
+    ]
+    measured = found[-1]
     chosen = np.ones(len(part), dtype=bool)
 
     def leave_out(reason: str, rows: NDArray[np.bool_]) -> None:
@@ -224,11 +232,12 @@ def _admit(
         leave_out("too_many_images", np.diff(part.media_offsets) > admission.max_images)
     leave_out("too_long", measured.messages == 0)
     kept = np.flatnonzero(chosen)
-    records = np.zeros(len(kept), dtype=RECORD)
-    records["rows"] = kept + start
+    records = np.zeros((len(kept), len(found)), dtype=RECORD)
+    records["rows"] = (kept + start)[:, None]
     for name in ("tiles", "tokens", "supervised", "messages"):
-        records[name] = getattr(measured, name)[kept]
-    records["modality"] = part.row_modality[kept]
+        for budget, rows in enumerate(found):
+            records[name][:, budget] = getattr(rows, name)[kept]
+    records["modality"] = part.row_modality[kept, None]
     return measured.cut[kept], records, np.asarray(part.row_subset[kept])
 
 
@@ -237,14 +246,16 @@ def _count(
     subset: NDArray[np.int32],
     cut: NDArray[np.bool_],
     counters: Sequence[Counter[str]],
+    chances: tuple[int, ...],
 ) -> None:
+    """Add up a chunk; sums are those that are expected of the draws of budgets."""
     for number in np.unique(subset).tolist():
         here, counter = subset == number, counters[number]
         counter["samples"] += int(here.sum())
         counter["cut"] += int(cut[here].sum())
         for name in ("tiles", "tokens", "supervised"):
             values = records[name][here].astype(np.int64)
-            counter[name] += int(values.sum())
+            counter[name] += int((values * np.array(chances)).sum()) // sum(chances)
             if name != "supervised":
                 most = f"max_{name}"
                 counter[most] = max(counter[most], int(values.max()))

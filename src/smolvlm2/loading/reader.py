@@ -21,6 +21,7 @@ from smolvlm2.plan.packs import Capacity, Pack
 from smolvlm2.plan.samples import SourceTable
 from smolvlm2.processing.processor import ProcessedSample, Processor, ReadMedium
 from smolvlm2.processing.range_file import RangeFile
+from smolvlm2.processing.tile_budgets import tile_budgets
 
 
 @dataclass(kw_only=True)
@@ -59,6 +60,8 @@ class PlannedSample(NamedTuple):
     """Index into ``plan.samples.MODALITIES``."""
     epoch: int
     """Of its source."""
+    longest_edge: int | None = None
+    """Of its images, pixels; None: as the processor's setting has it."""
 
 
 Decoded = dict[str, ReadMedium]
@@ -106,7 +109,13 @@ class PackReader:
         names = ("rows", "messages", "tokens", "tiles", "modality")
         columns = [pack.samples.column(self.tables, name).tolist() for name in names]
         sources, epochs = pack.samples.source.tolist(), pack.samples.epoch.tolist()
-        return [PlannedSample(*values) for values in zip(sources, *columns, epochs, strict=True)]
+        budgets = tile_budgets(self.processor.image, self.processor.tile_size).edges
+        edges: list[int | None] = [None] * len(sources)
+        if len(budgets) > 1:
+            edges = [budgets[number] for number in pack.samples.budgets(self.tables).tolist()]
+        return [
+            PlannedSample(*values) for values in zip(sources, *columns, epochs, edges, strict=True)
+        ]
 
     def read(self, pack: Pack) -> tuple[MicroBatch, list[Skip]]:
         """Read and process a pack's samples; unreadable ones are left out and reported.
@@ -191,10 +200,11 @@ class PackReader:
         new: Decoded = {}
         used = 0
         for kind, locator in zip(kinds, row.media, strict=False):
-            key = f"{store.root} {kind} {locator!r}"
+            limit = plan.longest_edge if kind == "image" else None
+            key = f"{store.root} {kind} {limit} {locator!r}"
             known = decoded.get(key) or new.get(key)
             if known is None:
-                medium = self._read_medium(kind, store, locator, room[used:])
+                medium = self._read_medium(kind, store, locator, limit, room[used:])
             else:
                 medium = _copy_to(room[used:], known)
             used += len(medium.tiles)
@@ -208,14 +218,19 @@ class PackReader:
         return ProcessedSample(encoded.input_ids, encoded.supervised, tiles)
 
     def _read_medium(
-        self, kind: str, store: MediaStore, locator: MediaLocator, room: np.ndarray
+        self,
+        kind: str,
+        store: MediaStore,
+        locator: MediaLocator,
+        limit: int | None,
+        room: np.ndarray,
     ) -> ReadMedium:
         if kind != "video":
-            return self.processor.read_medium(kind, store.read(locator), out=room)
+            return self.processor.read_medium(kind, store.read(locator), limit, out=room)
         # Few bytes of a clip are needed: they are read where they lie.
         source = store.open(locator)
         try:
-            return self.processor.read_medium(kind, source, out=room)
+            return self.processor.read_medium(kind, source, limit, out=room)
         finally:
             if isinstance(source, RangeFile):
                 source.close()

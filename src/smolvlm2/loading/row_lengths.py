@@ -26,17 +26,20 @@ class RowLengths:
     """Of the messages kept."""
 
 
-def measure_rows(geometry: Geometry, lengths: LengthModel, *, max_tokens: int) -> RowLengths:
+def measure_rows(
+    geometry: Geometry, lengths: LengthModel, *, max_tokens: int, longest_edge: int | None = None
+) -> RowLengths:
     """Compute the lengths of all rows, vectorised.
 
     Args:
         geometry: Of the rows, with token columns.
         lengths: Of the processor in use.
         max_tokens: Most tokens of a conversation.
+        longest_edge: Of images, pixels; None: as the processor's setting has it.
     """
     assert geometry.message_text_tokens is not None
     assert geometry.message_supervised is not None
-    media_tiles, media_tokens = _media_lengths(geometry, lengths)
+    media_tiles, media_tokens = _media_lengths(geometry, lengths, longest_edge)
     media_owner = np.repeat(np.arange(len(geometry)), np.diff(geometry.media_offsets))
     media_message = geometry.message_offsets[media_owner] + geometry.media_message
     tokens_M = geometry.message_text_tokens.astype(np.int64)
@@ -55,7 +58,7 @@ def measure_rows(geometry: Geometry, lengths: LengthModel, *, max_tokens: int) -
 
 
 def _media_lengths(
-    geometry: Geometry, lengths: LengthModel
+    geometry: Geometry, lengths: LengthModel, longest_edge: int | None
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Tiles and tokens of every medium, ``(K,)`` each."""
     tiles = np.zeros(len(geometry.media_kind), dtype=np.int64)
@@ -64,7 +67,7 @@ def _media_lengths(
     videos = np.flatnonzero(geometry.media_kind != IMAGE)
     if len(images):
         tiles[images], tokens[images] = lengths.images(
-            geometry.media_width[images], geometry.media_height[images]
+            geometry.media_width[images], geometry.media_height[images], longest_edge
         )
     if len(videos):
         tiles[videos], tokens[videos] = lengths.videos(

@@ -20,6 +20,8 @@ from smolvlm2.processing.tokenizer import Tokenizer
 
 TAKE_KEY = 0x7461
 """Sets the shuffle of ``take: random`` apart from all others."""
+BUDGET_KEY = 0x6275
+"""The same for budgets of tiles."""
 TOLERANCE = 0.05
 """By how much an entry's samples may differ from what its mixture expects."""
 
@@ -70,6 +72,7 @@ def admit(
     limits: LimitSettings,
     *,
     max_tokens: int,
+    seed: int = 0,
 ) -> list[SourceTable]:
     """The samples of each entry of a mixture, under the recipe's limits.
 
@@ -79,6 +82,7 @@ def admit(
         lengths: Of the processor in use.
         limits: Of the recipe.
         max_tokens: Most tokens of a conversation.
+        seed: Chooses the samples' budgets of tiles.
 
     Raises:
         ConfigError: An entry names a subset that its source does not have.
@@ -96,17 +100,25 @@ def admit(
         key = entry.source, admission
         if key not in opened:
             opened[key] = admitted_rows(sources[entry.source], lengths, admission)
-        tables.append(source_table(entry, sources[entry.source], opened[key]))
+        table = source_table(entry, sources[entry.source], opened[key], lengths.budgets.chances)
+        table.budget_key = derive_key(BUDGET_KEY, seed, *entry.source.encode())
+        tables.append(table)
     return tables
 
 
-def source_table(entry: MixtureEntry, manifest: Manifest, admitted: AdmittedRows) -> SourceTable:
+def source_table(
+    entry: MixtureEntry,
+    manifest: Manifest,
+    admitted: AdmittedRows,
+    chances: tuple[int, ...] = (1,),
+) -> SourceTable:
     """The samples of one entry.
 
     Args:
         entry: A source, or some of its subsets.
         manifest: Of the source.
         admitted: Its rows under the recipe's and the entry's limits.
+        chances: Of the budgets of tiles that the rows were measured with.
 
     Raises:
         ConfigError: The entry names a subset that the source does not have.
@@ -127,7 +139,7 @@ def source_table(entry: MixtureEntry, manifest: Manifest, admitted: AdmittedRows
     key = derive_key(TAKE_KEY, *entry.name.encode()) if taken.shuffled else None
     return SourceTable(
         name=entry.name,
-        **admitted.columns,
+        **admitted.columns,  # type: ignore[arg-type]
         excluded=dict(excluded),
         cut=totals.pop("cut", 0),
         content=manifest.hash,
@@ -141,6 +153,7 @@ def source_table(entry: MixtureEntry, manifest: Manifest, admitted: AdmittedRows
         totals=dict(totals),
         records=admitted.records,
         digest=admitted.digest,
+        chances=chances,
     )
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smolvlm2.errors import PlanError
-from smolvlm2.plan.permutation import permute
+from smolvlm2.plan.permutation import derive_keys, permute
 
 MODALITIES = ("text", "image", "multi-image", "video")
 """Names of the modality codes 0 .. 3."""
@@ -88,16 +88,46 @@ class SourceTable:
     """File that memory-mapped columns lie in."""
     digest: str = ""
     """Hash of the columns where it is known; computed where missing."""
+    chances: tuple[int, ...] = (1,)
+    """A sample has one entry for each budget of tiles, one behind the other; these are the
+    budgets' chances, integers in any unit. A part's ranges count samples, not entries."""
+    budget_key: int = 0
+    """Chooses the draws of budgets."""
 
     def __len__(self) -> int:
-        return len(self.rows) if self.part is None else self.part.count
+        return len(self.rows) // len(self.chances) if self.part is None else self.part.count
 
     def column(self, name: str, index: NDArray[np.int64] | None = None) -> NDArray[np.int64]:
-        """Values of a column for these samples of the table, or for all, as int64."""
+        """Values of a column for these samples of the table, or for all, as int64.
+
+        With several budgets these are the values of the first epoch.
+        """
         if index is None:
             index = np.arange(len(self))
+        return np.asarray(getattr(self, name)[self.entries(index, 0)], dtype=np.int64)
+
+    def entries(
+        self, index: NDArray[np.int64], epoch: int | NDArray[np.int32]
+    ) -> NDArray[np.int64]:
+        """Entries of the columns for samples in an epoch of theirs."""
         places = index if self.part is None else self.part.places(index)
-        return np.asarray(getattr(self, name)[places], dtype=np.int64)
+        if len(self.chances) == 1:
+            return places
+        first = places * len(self.chances)
+        return first + self._budgets(self.rows[first], epoch)
+
+    def budgets(
+        self, index: NDArray[np.int64], epoch: int | NDArray[np.int32]
+    ) -> NDArray[np.int64]:
+        """Which budget of tiles each of these samples has in an epoch of theirs."""
+        return self.entries(index, epoch) % len(self.chances)
+
+    def _budgets(
+        self, rows: NDArray[np.int64], epoch: int | NDArray[np.int32]
+    ) -> NDArray[np.int64]:
+        keys = derive_keys(self.budget_key, rows, epoch)
+        drawn = keys % np.uint64(sum(self.chances))
+        return np.searchsorted(np.cumsum(self.chances), drawn.astype(np.int64), side="right")
 
     def total(self, name: str) -> int:
         """A sum or maximum over all samples, see ``totals``."""
@@ -123,6 +153,8 @@ class SourceTable:
         if not self.digest:
             for name in RECORD.names or ():
                 found.update(np.ascontiguousarray(getattr(self, name)).tobytes())
+        if len(self.chances) > 1:
+            found.update(repr((self.chances, self.budget_key)).encode())
         if self.part is not None:
             part = self.part
             found.update(repr((part.first, part.count, part.key)).encode())
@@ -147,7 +179,7 @@ class SourceTable:
 
 def map_records(path: Path) -> dict[str, np.ndarray]:
     """The columns of a file of `RECORD`, memory-mapped."""
-    mapped = np.load(path, mmap_mode="r", allow_pickle=False)
+    mapped = np.load(path, mmap_mode="r", allow_pickle=False).reshape(-1)
     return {name: mapped[name] for name in RECORD.names or ()}
 
 
@@ -182,11 +214,18 @@ class Samples:
         found = {name: np.zeros(len(self), dtype=np.int64) for name in names}
         for source in np.unique(self.source).tolist():
             here = np.flatnonzero(self.source == source)
-            table, places = tables[source], self.index[here]
-            if table.part is not None:
-                places = table.part.places(places)
+            table = tables[source]
+            entries = table.entries(self.index[here], self.epoch[here])
             for name, values in found.items():
-                values[here] = getattr(table, name)[places]
+                values[here] = getattr(table, name)[entries]
+        return found
+
+    def budgets(self, tables: list[SourceTable]) -> NDArray[np.int64]:
+        """Which of its budgets of tiles each sample has."""
+        found = np.zeros(len(self), dtype=np.int64)
+        for source in np.unique(self.source).tolist():
+            here = np.flatnonzero(self.source == source)
+            found[here] = tables[source].budgets(self.index[here], self.epoch[here])
         return found
 
 

@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike
 from smolvlm2.errors import CheckpointError
 from smolvlm2.processing import prompt_strings as strings
 from smolvlm2.processing.template import Item, Messages, TextRun, read_turns, tile_name
+from smolvlm2.processing.tile_budgets import TileBudgets, tile_budgets
 from smolvlm2.processing.tiling import ImageSettings, tile_grid
 from smolvlm2.processing.tokenizer import Tokenizer
 from smolvlm2.processing.video_sampling import VideoSettings, count_frames, sample_frames
@@ -189,6 +190,11 @@ class LengthModel:
         self._lead: dict[int, int] = {}
         self._names = np.zeros((1, 1), dtype=np.int64)
         self._check_additive()
+
+    @property
+    def budgets(self) -> TileBudgets:
+        """The longest edges that images of training may be given."""
+        return tile_budgets(self.image, self.tile_size)
 
     @property
     def tokens_per_frame(self) -> int:

@@ -22,6 +22,8 @@ class ImageSettings:
     """Whether large images are cut into tiles; otherwise each image is one tile."""
     upscale: Literal["always", "never"] = "always"
     """Whether small images are enlarged to ``longest_edge`` (as published) or never."""
+    random_tiles: bool = False
+    """Whether each sample of training draws its own longest edge, up to ``longest_edge``."""
     resample: Literal["exact", "fast"] = "exact"
     """``exact`` equals transformers bit for bit; ``fast`` is one resize, within 2/255 of it where
     one resize reaches the grid."""

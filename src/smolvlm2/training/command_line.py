@@ -79,13 +79,26 @@ def parse_arguments(stage: Stage, arguments: Sequence[str] | None = None) -> arg
     parser.add_argument("--restart", action="store_true", help="throw the run in the folder away")
     parser.add_argument("--device", help="cuda, cpu, mps (default: the best there is)")
     parser.add_argument(
-        "--dry-run", action="store_true", help="print recipe, plan, parameters and memory; no run"
+        "--dry-run",
+        nargs="?",
+        const="plan",
+        metavar="step",
+        help="print recipe, plan, parameters and memory; no run. --dry-run=step also executes one "
+        "step of each phase with random weights on generated samples",
+    )
+    parser.add_argument(
+        "--full", action="store_true", help="with --dry-run=step: a whole pack on a CPU too"
     )
     parser.add_argument("overrides", nargs="*", metavar="key=value")
     options = parser.parse_intermixed_args(arguments)
     if options.resume and "=" in options.resume:  # a setting that stood behind a bare --resume
         options.overrides.insert(0, options.resume)
         options.resume = "auto"
+    if options.dry_run and "=" in options.dry_run:
+        options.overrides.insert(0, options.dry_run)
+        options.dry_run = "plan"
+    if options.dry_run not in (None, "plan", "step"):
+        parser.error(f"argument --dry-run: {options.dry_run!r} is unknown; expected step")
     return options
 
 
@@ -168,6 +181,18 @@ def run_stage(stage: Stage, arguments: Sequence[str] | None = None) -> None:
 
         if launch.leads:
             print(describe(recipe, options.checkpoint))
+        if options.dry_run == "step":
+            from smolvlm2.training.dry_step import dry_step
+
+            text = dry_step(
+                recipe,
+                options.checkpoint,
+                full=options.full,
+                device=options.device,
+                launch=launch,
+            )
+            if launch.leads:
+                print(f"\n{text}")
         return
     if stage == "video" and options.checkpoint is None and not options.config:
         raise ConfigError(

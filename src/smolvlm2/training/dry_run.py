@@ -66,6 +66,20 @@ def _derived(recipe: Recipe, config: SmolVLMConfig) -> dict[str, str]:
     }
 
 
+def phases(recipe: Recipe) -> dict[str, tuple[int, frozenset[str]]]:
+    """First step and frozen parts of each phase, named by its steps."""
+    return {name: (int(name[6:].split("-")[0]), frozen) for name, frozen in _phases(recipe).items()}
+
+
+def planned_capacity(
+    recipe: Recipe, checkpoint: str | Path | None, config: SmolVLMConfig
+) -> tuple[Capacity, str]:
+    """Capacity of a pack, and whether it comes from the plan or is assumed."""
+    capacity, lines = _plan(recipe, checkpoint, config)
+    assumed = lines[0].startswith(("data not prepared", "no plan"))
+    return capacity, "assumed, no plan" if assumed else "as planned"
+
+
 def _phases(recipe: Recipe) -> dict[str, frozenset[str]]:
     """Frozen parts of each phase, named by its steps."""
     training = recipe.training

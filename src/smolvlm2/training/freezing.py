@@ -2,8 +2,10 @@
 
 from typing import TYPE_CHECKING
 
-from smolvlm2.training.optimizer import PARTS
+from smolvlm2.training.adapters import is_adapted
+from smolvlm2.training.optimizer import part_of
 from smolvlm2.training.recipe import Recipe, TrainingSettings
+from smolvlm2.training.schedule import PARTS
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
@@ -22,17 +24,19 @@ def frozen_parts(step: int, settings: TrainingSettings) -> frozenset[str]:
 
 
 def apply_freezing(model: "SmolVLM", frozen: frozenset[str]) -> None:
-    """Set ``requires_grad`` of each part; a part that freezes loses its gradients."""
+    """Set ``requires_grad`` of each part; a part that freezes loses its gradients.
+
+    Layers that have an adapter stay frozen whatever their part does.
+    """
     for part in PARTS:
-        module = getattr(model, part)
-        module.train(part not in frozen)
-        for parameter in module.parameters():
-            parameter.requires_grad_(part not in frozen)
-            if part in frozen:
-                parameter.grad = None
-    # A tied head shares the embedding's parameter, which the decoder has set.
-    if not model.config.tie_word_embeddings:
-        model.lm_head.weight.requires_grad_("text_decoder" not in frozen)
+        getattr(model, part).train(part not in frozen)
+    model.lm_head.train("text_decoder" not in frozen)
+    # A tied head's parameter comes under the embedding's name only.
+    for name, parameter in model.named_parameters():
+        trains = part_of(name) not in frozen and not is_adapted(name)
+        parameter.requires_grad_(trains)
+        if not trains:
+            parameter.grad = None
 
 
 def learning_rates(step: int, recipe: Recipe) -> dict[str, float]:
@@ -42,9 +46,12 @@ def learning_rates(step: int, recipe: Recipe) -> dict[str, float]:
     full updates would undo the pretraining.
     """
     training = recipe.training
-    factor = recipe.schedule.factor(step, training.max_steps)
     peak = training.learning_rate
-    rates = {part: recipe.optimizer.peak(part, peak) * factor for part in PARTS}
+    rates = {
+        part: recipe.optimizer.peak(part, peak)
+        * recipe.schedule.factor(step, training.max_steps, part)
+        for part in PARTS
+    }
     for part in frozen_parts(step, training):
         rates[part] = 0.0
     start = training.unfreeze_vision_after_steps

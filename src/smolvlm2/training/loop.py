@@ -14,10 +14,9 @@ from typing import Any
 
 from torch.distributed.device_mesh import DeviceMesh
 
-from smolvlm2.errors import CheckpointError, SmolVLMError, TrainingError
+from smolvlm2.errors import SmolVLMError, TrainingError
 from smolvlm2.loading.loader import Loader, StepBatch
 from smolvlm2.loading.reader import PackReader, Skip
-from smolvlm2.model.hf_format import save_model
 from smolvlm2.model.smolvlm import SmolVLM
 from smolvlm2.plan.plan import Position
 from smolvlm2.plan.run_plan import RunPlan
@@ -35,6 +34,7 @@ from smolvlm2.training.exchange import (
     name_samples,
     suspects,
 )
+from smolvlm2.training.export import write_export
 from smolvlm2.training.freezing import (
     apply_freezing,
     frozen_parts,
@@ -43,6 +43,7 @@ from smolvlm2.training.freezing import (
 )
 from smolvlm2.training.parallelize import gather_weights, whole_model
 from smolvlm2.training.passed_over import pass_over, ranges_of
+from smolvlm2.training.randomness import PackRandomness
 from smolvlm2.training.rank_share import RankShare
 from smolvlm2.training.recipe import Recipe
 from smolvlm2.training.run_folder import RunFolder
@@ -77,6 +78,8 @@ class Trainer:
     """Which packs make which step."""
     reader: PackReader
     """Turns packs into arrays."""
+    randomness: PackRandomness = field(default_factory=PackRandomness)
+    """What noise and dropout draw from."""
     hook: Hook | None = None
     """Evaluation, given by the caller."""
     progress: Callable[[dict[str, Any]], None] | None = None
@@ -100,6 +103,7 @@ class Trainer:
             world=self.world,
             settings=self.recipe.optimizer,
             max_length=self.plan.capacity.tokens,
+            randomness=self.randomness,
         )
         self.state = TrainingState(
             step=0,
@@ -252,6 +256,7 @@ class Trainer:
     ) -> dict[str, Any]:
         """One optimiser step; returns its line of the log, without times."""
         step = self.state.step
+        self.randomness.step = step
         rates = learning_rates(step, self.recipe)
         set_learning_rates(self.updater.optimizer, rates)
         loss, norm, updated = None, 0.0, False
@@ -381,13 +386,7 @@ class Trainer:
         self.model.eval()
 
         def write() -> None:
-            try:
-                save_model(self.model, self.run.root, weights)
-                self.reader.processor.save_pretrained(self.run.root)
-            except OSError as error:
-                raise CheckpointError(
-                    f"{self.run.root}: the export could not be written ({error.strerror}); free "
-                    f"space and start again: the last checkpoint is whole"
-                ) from error
+            assert weights is not None
+            write_export(self.model.config, weights, self.reader.processor, self.run.root)
 
         self.world.lead(write, at="export")

@@ -5,10 +5,14 @@ the counts: ``docs/decisions/006-training.md``.
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 from smolvlm2.model.config import SmolVLMConfig
 from smolvlm2.plan.packs import Capacity
 from smolvlm2.training.recipe import TrainingSettings
+
+Checkpointing = Literal["none", "encoder", "all"]
+"""Blocks whose activations are recomputed."""
 
 GIB = 2**30
 LOSS_CHUNK_COPIES = 3
@@ -68,8 +72,52 @@ class MemoryEstimate:
         return self.states + self.activations
 
 
+def choose_checkpointing(
+    config: SmolVLMConfig,
+    capacity: Capacity,
+    training: TrainingSettings,
+    *,
+    vision_trains: bool,
+    memory: float | None,
+    tile_chunk: int | None = None,
+) -> Checkpointing:
+    """What the recipe asks for; with ``auto`` the cheapest that fits.
+
+    Args:
+        config: Shapes of the model.
+        capacity: Of a pack.
+        training: Of the recipe.
+        vision_trains: Whether the vision encoder trains in any phase.
+        memory: Bytes that may be used on one device; None where it is not known: nothing is
+            recomputed.
+        tile_chunk: Tiles that go through a block at a time.
+    """
+    asked = training.checkpointing
+    if asked != "auto":
+        return asked
+    choices: tuple[Checkpointing, ...] = ("none", "encoder", "all")
+    for choice in choices:
+        estimate = estimate_memory(
+            config,
+            capacity,
+            training,
+            vision_trains=vision_trains,
+            checkpointing=choice,
+            tile_chunk=tile_chunk,
+        )
+        if memory is None or estimate.total <= memory:
+            return choice
+    return "all"
+
+
 def estimate_memory(
-    config: SmolVLMConfig, capacity: Capacity, training: TrainingSettings, *, vision_trains: bool
+    config: SmolVLMConfig,
+    capacity: Capacity,
+    training: TrainingSettings,
+    *,
+    vision_trains: bool,
+    checkpointing: Checkpointing | None = None,
+    tile_chunk: int | None = None,
 ) -> MemoryEstimate:
     """Estimate one phase of a stage.
 
@@ -78,7 +126,13 @@ def estimate_memory(
         capacity: Of a pack.
         training: For precision and checkpointing.
         vision_trains: Whether the vision encoder is unfrozen.
+        checkpointing: Which blocks are recomputed; None: as the recipe says, and none where it
+            says ``auto``.
+        tile_chunk: Tiles that go through an encoder block at a time; None: all of a pack.
     """
+    if checkpointing is None:
+        asked = training.checkpointing
+        checkpointing = "none" if asked == "auto" else asked
     counts = count_parameters(config)
     trainable = counts.total - (0 if vision_trains else counts.vision_encoder)
     states = 4 * counts.total + 12 * trainable + (2 * counts.total if training.bf16 else 0)
@@ -89,12 +143,13 @@ def estimate_memory(
     # Kept by one encoder block: its input, two norm outputs, q, k, v, attention, the second
     # residual, and the feed-forward's input and output of GELU.
     per_block = 8 + 2 * ratio
+    at_once = min(tile_chunk or capacity.tiles, capacity.tiles)
     if not vision_trains:
-        encoder = per_block * tile
-    elif training.gradient_checkpointing:
-        encoder = (vision.num_hidden_layers + per_block) * tile
+        encoder = per_block * at_once * tile
+    elif checkpointing != "none":
+        encoder = (vision.num_hidden_layers * capacity.tiles + per_block * at_once) * tile
     else:
-        encoder = vision.num_hidden_layers * per_block * tile
+        encoder = vision.num_hidden_layers * per_block * capacity.tiles * tile
     token = text.hidden_size * width
     share = text.num_key_value_heads / text.num_attention_heads
     gate = text.intermediate_size / text.hidden_size
@@ -102,10 +157,8 @@ def estimate_memory(
     # their product, each at the feed-forward's width.
     per_layer = 7 + 3 * share + 4 * gate
     layers = text.num_hidden_layers
-    decoder = (
-        layers + per_layer if training.gradient_checkpointing else layers * per_layer
-    ) * token
+    decoder = (layers + per_layer if checkpointing == "all" else layers * per_layer) * token
     pixels = 3 * vision.image_size**2
     chunk = LOSS_CHUNK_COPIES * 512 * text.vocab_size * 4
-    activations = capacity.tiles * (encoder + pixels * (1 + width)) + capacity.tokens * decoder
+    activations = encoder + capacity.tiles * pixels * (1 + width) + capacity.tokens * decoder
     return MemoryEstimate(states=int(states), activations=int(activations + chunk))

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from smolvlm2.errors import ConfigError
+from smolvlm2.training.adapters import EMBEDDING, are_adapters
+from smolvlm2.training.schedule import PARTS
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -15,9 +17,6 @@ Shards = dict[str, "nn.Parameter"]
 """This rank's part of every parameter by name, as plain tensors on the parameters' memory.
 
 AdamW is elementwise, so it needs no more; going through DTensor doubles its time on a CPU."""
-
-PARTS = ("vision_encoder", "connector", "text_decoder")
-"""Parts with a learning rate of their own; the head belongs to the text decoder."""
 
 
 @dataclass(kw_only=True)
@@ -131,9 +130,12 @@ def build_optimizer(
     """
     from torch.optim import AdamW
 
+    named = dict(named_parameters)
+    # With adapters only the embedding's new rows have a gradient: decay would move the others.
+    kept = {EMBEDDING} if are_adapters(named) else set()
     groups: dict[tuple[str, bool], list[nn.Parameter]] = {}
-    for name, parameter in named_parameters:
-        decays = parameter.ndim >= 2 and "position_embedding" not in name
+    for name, parameter in named.items():
+        decays = parameter.ndim >= 2 and "position_embedding" not in name and name not in kept
         groups.setdefault((part_of(name), decays), []).append(parameter)
     return AdamW(
         [

@@ -24,9 +24,10 @@ from smolvlm2.errors import ConfigError
 from smolvlm2.model.config import SmolVLMConfig
 from smolvlm2.model.initialisation import empty_model
 from smolvlm2.model.smolvlm import SmolVLM
+from smolvlm2.training.adapters import adapter_scale, merge_adapters
 from smolvlm2.training.distributed import World
 from smolvlm2.training.launch import ParallelSettings, Sharding
-from smolvlm2.training.memory import MemoryEstimate
+from smolvlm2.training.memory import Checkpointing, MemoryEstimate
 from smolvlm2.training.recipe import TrainingSettings
 
 logger = logging.getLogger(__name__)
@@ -106,16 +107,32 @@ def parallelize(
     training: TrainingSettings,
     settings: ParallelSettings,
     layout: Layout,
+    *,
+    checkpointing: Checkpointing | None = None,
+    tile_chunk: int | None = None,
 ) -> DeviceMesh | None:
     """Apply checkpointing, compilation and sharding to a model on its device.
+
+    Args:
+        model: On its device.
+        world: All ranks.
+        training: Of the recipe.
+        settings: Of the recipe and the launcher.
+        layout: From `choose_layout`.
+        checkpointing: From `memory.choose_checkpointing`; None: what the recipe asks for.
+        tile_chunk: Tiles that go through an encoder block at a time; None: all.
 
     Returns:
         The mesh; None on devices that cannot shard (mps), which train in one process.
     """
-    if training.gradient_checkpointing:
-        checkpoint_activations(model)
+    asked = training.checkpointing
+    mode = checkpointing or ("none" if asked == "auto" else asked)
+    if mode != "none":
+        checkpoint_activations(model, decoder=mode == "all")
     if training.compile:
         compile_blocks(model)
+    if tile_chunk is not None:
+        chunk_tiles(model, tile_chunk)
     if world.device.type not in ("cpu", "cuda"):
         return None
     mesh = make_mesh(layout, world.device)
@@ -140,10 +157,34 @@ def blocks_of(model: SmolVLM) -> list[nn.Module]:
     return [*model.vision_encoder.encoder.layers, *model.text_decoder.layers]
 
 
-def checkpoint_activations(model: SmolVLM) -> None:
-    """Recompute each block's activations in the backward pass instead of keeping them."""
-    for layer in blocks_of(model):
+def checkpoint_activations(model: SmolVLM, *, decoder: bool = True) -> None:
+    """Recompute each block's activations in the backward pass instead of keeping them.
+
+    Args:
+        model: Before it is compiled.
+        decoder: Whether the decoder's blocks are recomputed too.
+    """
+    for layer in blocks_of(model) if decoder else model.vision_encoder.encoder.layers:
         _checkpoint_layer(layer)
+
+
+def chunk_tiles(model: SmolVLM, size: int) -> None:
+    """Let each encoder block take ``size`` tiles at a time.
+
+    Around the checkpoint, so that what is recomputed is one chunk; inside the block, so that
+    sharding gathers its weights once.
+    """
+    for layer in model.vision_encoder.encoder.layers:
+        _chunk_layer(layer, size)
+
+
+def _chunk_layer(layer: nn.Module, size: int) -> None:
+    forward = layer.forward
+
+    def chunked(x_TND: Tensor) -> Tensor:
+        return torch.cat([forward(part) for part in x_TND.split(size)])
+
+    layer.forward = chunked
 
 
 def _checkpoint_layer(layer: nn.Module) -> None:
@@ -237,7 +278,7 @@ def local(tensor: Tensor) -> Tensor:
 
 @torch.no_grad()
 def gather_weights(model: SmolVLM, world: World) -> dict[str, Tensor] | None:
-    """Whole weights by name on rank 0, in CPU memory; None on the others.
+    """Whole weights by name on rank 0, in CPU memory, adapters merged; None on the others.
 
     One tensor at a time, so that no rank needs room for all.
     """
@@ -248,7 +289,7 @@ def gather_weights(model: SmolVLM, world: World) -> dict[str, Tensor] | None:
             whole = whole.full_tensor()
         if world.leads:
             weights[name] = whole.cpu()
-    return weights if world.leads else None
+    return merge_adapters(weights, adapter_scale(model)) if world.leads else None
 
 
 def whole_model(config: SmolVLMConfig, weights: dict[str, Tensor], device: torch.device) -> SmolVLM:

@@ -126,7 +126,14 @@ def plan_data(
     check_overlap(mixture, {name: manifest.subsets for name, manifest in sources.items()})
     max_tokens = min(recipe.limits.max_tokens or context, context)
     lengths = processor.length_model()
-    tables = admit(mixture.entries, sources, lengths, recipe.limits, max_tokens=max_tokens)
+    tables = admit(
+        mixture.entries,
+        sources,
+        lengths,
+        recipe.limits,
+        max_tokens=max_tokens,
+        seed=recipe.training.seed,
+    )
     plan, means = size_plan(
         recipe, tables, mixture, CostModel() if config is None else cost_of(config)
     )

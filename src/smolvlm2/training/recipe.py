@@ -16,6 +16,7 @@ from smolvlm2.model.component_shapes import ComponentSettings
 from smolvlm2.plan.packs import PackSettings
 from smolvlm2.processing.tiling import ImageSettings
 from smolvlm2.processing.video import VideoSettings
+from smolvlm2.training.adapters import AdapterSettings
 from smolvlm2.training.launch import ParallelSettings
 from smolvlm2.training.optimizer import OptimizerSettings
 from smolvlm2.training.schedule import ScheduleSettings
@@ -45,15 +46,23 @@ class TrainingSettings:
     bf16: bool = True
     """Compute in bfloat16 on CUDA; weights and sums stay fp32."""
     gradient_checkpointing: bool = True
-    """Recompute block activations in the backward pass instead of keeping them."""
+    """Recompute all blocks' activations in the backward pass instead of keeping them; what
+    ``activation_checkpointing`` says goes before it."""
+    activation_checkpointing: Literal["auto", "none", "encoder", "all"] | None = None
+    """Blocks whose activations are recomputed; ``auto``: the fewest with which a pack fits the
+    device; null: as ``gradient_checkpointing`` has it."""
     compile: bool = False
     """Compile each block with torch.compile."""
     seed: int = 42
-    """Of the order, the connector's weights and nothing else: there is no other randomness."""
+    """Of everything random: order, tile budgets, first weights, noise and dropout."""
     threads: int | None = None
     """CPU threads of the main process; None: torch's default."""
     max_skip_fraction: float = 0.001
     """Share of samples that may be unreadable before the run stops."""
+    neftune_alpha: float = 0.0
+    """Strength of the noise on token embeddings in training; 0: none."""
+    adapters: AdapterSettings | None = None
+    """Train adapters beside the linear layers instead of these; null: the layers themselves."""
     on_nonfinite: Literal["stop", "skip"] = "stop"
     """What a step does whose loss or gradient is not finite: ``stop`` ends the run before the
     update, ``skip`` leaves the weights as they are and goes on."""
@@ -67,6 +76,7 @@ class TrainingSettings:
                 raise ConfigError(f"training.{name} is {getattr(self, name)}, expected at least 1")
         for name in (
             "learning_rate",
+            "neftune_alpha",
             "vision_warmup_steps",
             "max_skip_fraction",
             "max_nonfinite_steps",
@@ -75,11 +85,23 @@ class TrainingSettings:
                 raise ConfigError(f"training.{name} is {getattr(self, name)}, expected 0 or more")
         if self.threads is not None and self.threads < 1:
             raise ConfigError(f"training.threads is {self.threads}, expected at least 1")
+        if self.adapters is not None and self.compile:
+            raise ConfigError(
+                "training.compile does not go with training.adapters, whose dropout draws by "
+                "counters; set training.compile to false"
+            )
         if self.unfreeze_vision_after_steps is not None and not self.freeze_vision_encoder:
             raise ConfigError(
                 "training.unfreeze_vision_after_steps is set but training.freeze_vision_encoder is "
                 "false; set the latter to true, or the former to null"
             )
+
+    @property
+    def checkpointing(self) -> Literal["auto", "none", "encoder", "all"]:
+        """Blocks whose activations are recomputed, from both settings."""
+        if self.activation_checkpointing is not None:
+            return self.activation_checkpointing
+        return "all" if self.gradient_checkpointing else "none"
 
     @property
     def samples_per_step(self) -> int:
@@ -111,6 +133,19 @@ class DataSettings:
             raise ConfigError(
                 f"data.sample_timeout_s is {self.sample_timeout_s}, expected more than 0"
             )
+
+
+@dataclass(kw_only=True)
+class EncoderSettings:
+    """How the vision encoder computes; leaves the result as it is."""
+
+    tile_chunk: int | None = None
+    """Tiles that go through a block at a time: with recomputation, memory for one chunk's
+    activations instead of a pack's; null: all."""
+
+    def __post_init__(self) -> None:
+        if self.tile_chunk is not None and self.tile_chunk < 1:
+            raise ConfigError(f"encoder.tile_chunk is {self.tile_chunk}, expected at least 1")
 
 
 @dataclass(kw_only=True)
@@ -180,6 +215,8 @@ class Recipe:
     """Which samples are admitted."""
     pack: PackSettings = field(default_factory=PackSettings)
     """Capacity of a pack."""
+    encoder: EncoderSettings = field(default_factory=EncoderSettings)
+    """How the vision encoder computes."""
     loss: LossSettings = field(default_factory=LossSettings)
     """What is minimised."""
     training: TrainingSettings = field(default_factory=TrainingSettings)

@@ -26,6 +26,8 @@ FREE_KEYS = (
     "data.workers",
     "parallel.",
     "checkpoint.",
+    "encoder.",
+    "training.activation_checkpointing",
     "training.threads",
     "data.sample_timeout_s",
     "data.skip_ids",

@@ -21,13 +21,21 @@ from smolvlm2.plan.plan import Position
 from smolvlm2.plan.ranks import check_ranks, useful_bound
 from smolvlm2.processing.processor import Processor
 from smolvlm2.processing.tokenizer import Tokenizer, extend_for_images
+from smolvlm2.training.adapters import attach_adapters
 from smolvlm2.training.checkpoints import find_checkpoint
 from smolvlm2.training.distributed import World, connect
 from smolvlm2.training.launch import Launch
 from smolvlm2.training.loop import Hook, Trainer
-from smolvlm2.training.memory import estimate_memory
-from smolvlm2.training.parallelize import Layout, choose_layout, device_memory, parallelize
+from smolvlm2.training.memory import Checkpointing, choose_checkpointing, estimate_memory
+from smolvlm2.training.parallelize import (
+    FREE_SHARE,
+    Layout,
+    choose_layout,
+    device_memory,
+    parallelize,
+)
 from smolvlm2.training.passed_over import Range, ranges_of, record_range
+from smolvlm2.training.randomness import PackRandomness, add_embedding_noise
 from smolvlm2.training.recipe import Recipe
 from smolvlm2.training.run_folder import RunFolder
 from smolvlm2.training.segments import PlannedRun, plan_run
@@ -136,8 +144,21 @@ def build_trainer(
     )
     # Only now that nothing can be missing any more does an earlier run go.
     world.lead(lambda: _begin(run, recipe, planned, resumed=resumed), at="start")
-    layout = _choose_layout(recipe, config, planned.plan.capacity, world)
-    mesh = parallelize(model, world, recipe.training, recipe.parallel, layout)
+    randomness = PackRandomness(seed=recipe.training.seed)
+    if recipe.training.adapters is not None:
+        attach_adapters(model, recipe.training.adapters, randomness)
+    if recipe.training.neftune_alpha:
+        add_embedding_noise(model, recipe.training.neftune_alpha, randomness)
+    layout, checkpointing = choose_memory(recipe, config, planned.plan.capacity, world)
+    mesh = parallelize(
+        model,
+        world,
+        recipe.training,
+        recipe.parallel,
+        layout,
+        checkpointing=checkpointing,
+        tile_chunk=recipe.encoder.tile_chunk,
+    )
     reader = PackReader(
         tables=planned.plan.tables,
         manifests=planned.manifests,
@@ -155,6 +176,7 @@ def build_trainer(
         mesh=mesh,
         planned=planned,
         reader=reader,
+        randomness=randomness,
         hook=hook,
         progress=progress,
         stop=stop or StopRequest(),
@@ -251,21 +273,40 @@ def _record_left_out(run: RunFolder, recipe: Recipe, step: int) -> None:
         run.left_out.append({"step": step, "ids": ids})
 
 
-def _choose_layout(
+def choose_memory(
     recipe: Recipe, config: SmolVLMConfig, capacity: Capacity, world: World
-) -> Layout:
-    training = recipe.training
+) -> tuple[Layout, Checkpointing]:
+    """How the model lies on the ranks, and which blocks are recomputed."""
+    training, chunk = recipe.training, recipe.encoder.tile_chunk
     start = training.unfreeze_vision_after_steps
     trains = not training.freeze_vision_encoder or (
         start is not None and start < training.max_steps
     )
+    memory = device_memory(world.device)
+    checkpointing = choose_checkpointing(
+        config,
+        capacity,
+        training,
+        vision_trains=trains,
+        memory=None if memory is None else FREE_SHARE * memory,
+        tile_chunk=chunk,
+    )
+    if training.checkpointing == "auto":
+        logger.info("training.activation_checkpointing: auto takes %r", checkpointing)
     layout = choose_layout(
         recipe.parallel,
         ranks=world.size,
         ranks_a_machine=world.local_size,
-        memory=device_memory(world.device),
-        estimate=estimate_memory(config, capacity, training, vision_trains=trains),
+        memory=memory,
+        estimate=estimate_memory(
+            config,
+            capacity,
+            training,
+            vision_trains=trains,
+            checkpointing=checkpointing,
+            tile_chunk=chunk,
+        ),
     )
     if world.size > 1:
         logger.info("%d ranks on %s, %s", world.size, world.device.type, layout)
-    return layout
+    return layout, checkpointing

@@ -25,6 +25,7 @@ from smolvlm2.training.optimizer import (
     hand_over_gradients,
     local_shards,
 )
+from smolvlm2.training.randomness import PackRandomness
 
 INPUTS = (
     *("input_ids", "positions", "document_ids", "cu_seqlens", "loss_positions"),
@@ -47,6 +48,8 @@ class Updater:
     """Of the recipe."""
     max_length: int
     """Tokens of the longest document possible: of a pack."""
+    randomness: PackRandomness = field(default_factory=PackRandomness)
+    """Told which pack is being computed."""
     shards: Shards = field(init=False)
     """This rank's part of every parameter."""
     optimizer: Optimizer = field(init=False)
@@ -76,6 +79,7 @@ class Updater:
                 assert isinstance(self.model, FSDPModule)
                 # Copies exchange gradients once a step, not once a pack.
                 self.model.set_requires_all_reduce(place == len(batch.packs) - 1)
+            self.randomness.begin(numbers[place], pack)
             results.append(self._backward(pack, divisor, at))
             if place:
                 # By now the copy to the device of the pack before is long over.

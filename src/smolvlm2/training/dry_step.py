@@ -1,0 +1,157 @@
+"""One real optimiser step of each phase before a run, so that no later step is the first to fail.
+
+Weights are random and samples generated: shapes decide about memory and speed, contents do not.
+"""
+
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from smolvlm2.errors import ConfigError
+from smolvlm2.loading.loader import StepBatch
+from smolvlm2.loading.micro_batch import MicroBatch
+from smolvlm2.model.config import SmolVLMConfig
+from smolvlm2.model.smolvlm import SmolVLM
+from smolvlm2.plan.packs import Capacity
+from smolvlm2.plan.plan import Position
+from smolvlm2.training.adapters import attach_adapters
+from smolvlm2.training.distributed import World, connect
+from smolvlm2.training.dry_run import phases, planned_capacity
+from smolvlm2.training.freezing import apply_freezing, learning_rates, set_learning_rates
+from smolvlm2.training.generated import GeneratedIds, GeneratedSample, generate, lay_out
+from smolvlm2.training.launch import Launch
+from smolvlm2.training.memory import GIB
+from smolvlm2.training.parallelize import parallelize
+from smolvlm2.training.randomness import PackRandomness, add_embedding_noise
+from smolvlm2.training.recipe import Recipe
+from smolvlm2.training.stage import choose_memory, starting_config
+from smolvlm2.training.update import Updater
+
+CPU_TOKENS, CPU_TILES = 256, 1
+"""Of the pack on a CPU, unless all of it is asked for."""
+SUPERVISED_SHARE = 0.143
+"""Of the tokens, as in the assumed mixture."""
+
+
+def dry_step(
+    recipe: Recipe,
+    checkpoint: str | Path | None = None,
+    *,
+    full: bool = False,
+    device: str | None = None,
+    launch: Launch | None = None,
+) -> str:
+    """Execute one step of each phase and say what it took. All ranks call it.
+
+    Args:
+        recipe: Of the stage.
+        checkpoint: What the stage would start from, for its shapes; None: the components.
+        full: On a CPU: a whole pack too, instead of one tile and 256 tokens.
+        device: Where; None: CUDA where there is one, else the CPU.
+        launch: How this process was started; None: alone.
+
+    Raises:
+        ConfigError: The step's loss is not finite.
+    """
+    if recipe.training.threads is not None:
+        torch.set_num_threads(recipe.training.threads)
+    world = connect(
+        launch or Launch(),
+        device,
+        timeout=recipe.parallel.timeout_seconds,
+        start_timeout=recipe.parallel.start_timeout_seconds,
+    )
+    config = starting_config(recipe, checkpoint)
+    capacity, origin = planned_capacity(recipe, checkpoint, config)
+    small = world.device.type == "cpu" and not full
+    if small:
+        least = CPU_TILES * config.tokens_per_tile + 2
+        capacity = Capacity(
+            tokens=max(min(CPU_TOKENS, capacity.tokens), least),
+            tiles=CPU_TILES,
+            documents=capacity.documents,
+        )
+    updater = _updater(recipe, config, capacity, world)
+    pack = _pack(config, capacity, seed=world.rank)
+    lines = [
+        "# one step of each phase: random weights, a full pack of generated samples",
+        f"on {world.device}: {capacity.tokens} tokens, {capacity.tiles} tiles "
+        + ("(a small pack on a CPU; --full takes a whole one)" if small else f"({origin})"),
+        f"{'phase':28} {'loss':>8} {'seconds':>8} {'peak GiB':>9}",
+    ]
+    for name, (first, frozen) in phases(recipe).items():
+        apply_freezing(updater.model, frozen)
+        set_learning_rates(updater.optimizer, learning_rates(first, recipe))
+        if world.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(world.device)
+        started = time.perf_counter()
+        batch = StepBatch(packs=[pack], position=Position())
+        divisor = float(pack.loss_weights.sum()) * world.size
+        loss, norm = updater.gradients(batch, [world.rank], divisor, at=f"dry run, {name}")
+        updater.apply()
+        mean = loss.total / divisor
+        if not mean < float("inf") or not norm < float("inf"):
+            raise ConfigError(
+                f"dry run, {name}: loss {mean} and gradient norm {norm} are not both finite; "
+                f"check training.learning_rate and the model's settings"
+            )
+        peak = "-"
+        if world.device.type == "cuda":
+            torch.cuda.synchronize(world.device)
+            peak = f"{torch.cuda.max_memory_allocated(world.device) / GIB:.2f}"
+        lines.append(f"{name:28} {mean:8.3f} {time.perf_counter() - started:8.2f} {peak:>9}")
+    world.close()
+    return "\n".join(lines)
+
+
+def _updater(recipe: Recipe, config: SmolVLMConfig, capacity: Capacity, world: World) -> Updater:
+    """A random model set up as the run's would be."""
+    training = recipe.training
+    model = SmolVLM.from_random(config, seed=training.seed, device=world.device)
+    randomness = PackRandomness(seed=training.seed)
+    if training.adapters is not None:
+        attach_adapters(model, training.adapters, randomness)
+    if training.neftune_alpha:
+        add_embedding_noise(model, training.neftune_alpha, randomness)
+    layout, checkpointing = choose_memory(recipe, config, capacity, world)
+    mesh = parallelize(
+        model,
+        world,
+        training,
+        recipe.parallel,
+        layout,
+        checkpointing=checkpointing,
+        tile_chunk=recipe.encoder.tile_chunk,
+    )
+    return Updater(
+        model=model,
+        mesh=mesh,
+        world=world,
+        settings=recipe.optimizer,
+        max_length=capacity.tokens,
+        randomness=randomness,
+    )
+
+
+def _pack(config: SmolVLMConfig, capacity: Capacity, *, seed: int) -> MicroBatch:
+    """A pack filled to capacity: one document where its visual tokens fit, the costliest kind."""
+    room = capacity.tokens - 1
+    tiles = min(capacity.tiles, room // config.tokens_per_tile)
+    tiles -= tiles * config.tokens_per_tile == room  # room for one token with loss
+    text = room - tiles * config.tokens_per_tile
+    supervised = max(1, min(round(SUPERVISED_SHARE * capacity.tokens), text))
+    sample: GeneratedIds = generate(
+        config,
+        GeneratedSample(tokens=capacity.tokens, tiles=tiles, supervised=supervised),
+        seed=seed,
+    )
+    arrays = lay_out(config, [sample], tokens=capacity.tokens, tiles=capacity.tiles)
+    return MicroBatch(
+        **arrays,
+        sample_ids=["generated"],
+        modalities=np.ones(1, dtype=np.uint8),
+        tokens=capacity.tokens,
+        tiles=tiles,
+    )
