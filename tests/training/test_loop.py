@@ -172,7 +172,7 @@ def test_lost_samples_leave_the_step_normalised_over_the_rest(
 
 def test_too_many_skips_stop_the_run_again_after_a_restart(make_trainer, broken_world, tmp_path):
     data, _ = broken_world
-    settings = (*data, "training.max_skip_fraction=0", "training.max_steps=9")
+    settings = (*data, "training.max_skip_fraction=0", "training.max_steps=11")
     for _ in range(2):
         with pytest.raises(TrainingError, match=r"max_skip_fraction=0\.0 allows .*skips\.jsonl"):
             make_trainer(tmp_path / "run", *settings).train()
