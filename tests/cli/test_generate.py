@@ -179,7 +179,7 @@ def test_a_checkpoint_is_evaluated_with_its_control(checkpoint, media, tmp_path,
         command_line.main()
     (result,) = json.loads(output.read_text())["results"]
     assert (result["n"], result["chance"], result["blank_images"]) == (4, 0.5, True)
-    problems = {entry["question_id"]: entry["problem"] for entry in result["unreadable"]}
+    problems = {entry["question_id"]: entry["problem"] for entry in result["unanswered"]}
     assert problems.keys() == {"1", "2"}
     assert problems["1"].startswith("corrupt_media: ")
     assert problems["2"].startswith("missing_media: ")

@@ -1,6 +1,7 @@
 """Data that a run leaves out on purpose."""
 
 import shutil
+from dataclasses import replace
 
 import pytest
 
@@ -49,7 +50,7 @@ def test_the_step_gets_the_data_of_the_end_of_the_range(make_trainer, tmp_path):
     expected = position = Position()
     for _ in range(3):
         _, expected = plan.step(expected)
-    assert pass_over(plan, [(4, 7)], 4, position) == expected
+    assert pass_over(plan, [(4, 7)], 4, position) == replace(expected, step=position.step)
     assert pass_over(plan, [(4, 7)], 5, position) == position
 
 

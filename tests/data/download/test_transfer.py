@@ -191,6 +191,8 @@ def test_ctrl_c_ends_at_once_and_a_rerun_completes(hub, tmp_path, vista, fetch):
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            # Ignored signals are inherited, and a shell's background job ignores this one.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
     )
     started.set()
