@@ -9,7 +9,7 @@ PROMISED = {
     ("video", "which_digit"): 0.88,
     ("video", "which_way"): 0.80,
 }
-"""Least accuracy after a stage, as a share; another order of the data moves a score by some points."""
+"""Least accuracy after a stage, as a share; another order of the data moves it by some points."""
 CONTROL_MARGIN = 0.05
 """How far from chance a run on blank pictures may score: further, and the answers leak."""
 
