@@ -38,7 +38,6 @@ from smolvlm2.data.token_columns import count_tokens
 from smolvlm2.processing.tokenizer import Tokenizer, extend_for_images
 from smolvlm2.processing.tokenizer_training import train_base_tokenizer
 
-ROW_TOKENS = 200
 TEXT_ROWS = 40_000
 IMAGE_ROWS_PER_GROUP = 100
 ACCESSES = 400
@@ -105,7 +104,7 @@ def make_words(generator: np.random.Generator) -> list[str]:
 
 def make_text(generator: np.random.Generator, words: list[str]) -> str:
     """About half a row of text."""
-    ranks = np.minimum(generator.zipf(1.3, 70), len(words)) - 1
+    ranks = np.minimum(generator.zipf(1.3, 92), len(words)) - 1
     text = " ".join(words[rank] for rank in ranks.tolist())
     return f"{text.capitalize()} {generator.integers(1000)}."
 

@@ -89,7 +89,10 @@ prepare_source(adapter, raw, out, Tokenizer.from_pretrained(sys.argv[3]))
         ("prepare", "join_rows", 2),
         ("reduction", "content_hash", 1),
         ("prepare", "write_token_columns", 1),
-        ("finishing", "clean_up", 1),
+        ("finishing", "make_durable", 5),
+        ("finishing", "os.link", 1),
+        ("finishing", "discard", 1),
+        ("finishing", "shutil.rmtree", 2),
     ],
 )
 def test_a_killed_run_goes_on_to_the_same_result(
@@ -161,6 +164,21 @@ def test_a_run_that_comes_second_to_the_end_takes_the_firsts_result(
     summary = prepare_source(CLIPS, clips, out, tokenizer)
     assert len(Manifest.open(out, tokenizer.key)) == summary.rows_kept
     assert [path.name for path in out.parent.iterdir()] == ["clips"]
+
+
+def test_shards_are_moved_where_a_file_has_but_one_name(
+    clips, out, tokenizer, monkeypatch, tree_bytes
+):
+    prepare_source(CLIPS, clips, out, tokenizer)
+    whole = tree_bytes(out)
+    shutil.rmtree(out)
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(1, os.strerror(1))
+
+    monkeypatch.setattr(os, "link", refuse)
+    prepare_source(CLIPS, clips, out, tokenizer)
+    assert tree_bytes(out) == whole
 
 
 def write_pages(raw, png, cauldron_row, write_rows):

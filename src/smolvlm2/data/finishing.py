@@ -1,17 +1,18 @@
 """The end of prepare: a finished source appears under its name at once, or not at all."""
 
+import errno
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
 
 from smolvlm2.data.inputs import InputStamp
-from smolvlm2.data.manifest import GEOMETRY_FOLDER, MANIFEST_FILE, SOURCE_FILE
+from smolvlm2.data.manifest import MANIFEST_FILE, SOURCE_FILE
 from smolvlm2.data.shards import is_abandoned, make_durable, unfinished_name
 
 INPUTS_FILE = "inputs.json"
 """The stamp of a finished source."""
-PARTS_FOLDER = "parts"
 SHARDS_FOLDER = "shards"
 
 
@@ -23,68 +24,75 @@ def is_finished(out: Path, stamp: InputStamp) -> bool:
     try:
         value = json.loads((out / INPUTS_FILE).read_text(encoding="utf-8"))
         return InputStamp.from_json(value).is_same(stamp)
-    except (ValueError, KeyError, TypeError):
-        return False  # written by another version
+    except (OSError, ValueError, KeyError, TypeError):
+        return False  # written by another version, or being replaced
 
 
-def finish(folder: Path, built: Path, out: Path, shards: set[str]) -> None:
+def finish(folder: Path, built: Path, out: Path, shards: set[str], stamp: InputStamp) -> None:
     """Bring the results of the reduce and the shards together, and give them their name.
 
+    Another run may be at the same point. Nothing that it needs is changed before the source is in
+    place; after that it finds the source finished.
+
     Args:
-        folder: Where the source is being built.
+        folder: Where the source is being built; removed.
         built: Results of this run's reduce, inside ``folder``.
         out: The source's own folder; an older version goes once it is replaced.
         shards: File names of the shards that belong to the source.
+        stamp: Of the source.
     """
-    for path in (folder / SHARDS_FOLDER).glob("*"):
-        if path.name not in shards:
-            path.unlink(missing_ok=True)  # of inputs that changed or went
-    if (folder / SHARDS_FOLDER).is_dir() and not shards:
-        (folder / SHARDS_FOLDER).rmdir()
-    shutil.rmtree(folder / GEOMETRY_FOLDER, ignore_errors=True)
-    # One by one: another run may be at the same point with equal files. Folders are not made
-    # together with those above: where these are gone, that run was first.
-    for path in sorted(built.rglob("*")):
-        target = folder / path.relative_to(built)
-        if path.is_dir():
-            target.mkdir(exist_ok=True)
-        else:
-            make_durable(path)  # the parts go soon
-            path.replace(target)
-    for path in (built, *folder.glob("*.partial")):
-        # What other runs were at is of no use any more: they find the source finished.
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
-    old = out.with_name(f"{out.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if out.exists():
-        out.rename(old)
+    for path in built.rglob("*"):
+        if path.is_file():
+            make_durable(path)  # the parts go soon, and the raw files may be gone
+    if shards:
+        (built / SHARDS_FOLDER).mkdir()
+    for name in sorted(shards):
+        _link(folder / SHARDS_FOLDER / name, built / SHARDS_FOLDER / name)
+    if not is_finished(out, stamp):
+        old = out.with_name(f"{out.name}.old")
+        shutil.rmtree(old, ignore_errors=True)
+        if out.exists():
+            out.rename(old)
+        try:
+            built.rename(out)
+        except OSError:
+            if not is_finished(out, stamp):
+                raise
+        shutil.rmtree(old, ignore_errors=True)
+    discard(folder)
+
+
+def _link(path: Path, target: Path) -> None:
+    """Give a shard a second name: until the source is in place the parts need it, too."""
     try:
-        folder.rename(out)
+        os.link(path, target)
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.ENOTSUP):
+            raise
+        path.rename(target)  # a file system without second names
+
+
+def discard(folder: Path) -> None:
+    """Remove the folder in which a source was built, in one step for whoever looks at it."""
+    gone = folder.with_name(unfinished_name(f"{folder.name}.gone"))
+    try:
+        folder.rename(gone)
     except FileNotFoundError:
-        if old.exists() and not out.exists():
-            old.rename(out)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
-    clean_up(out)
+        return
+    shutil.rmtree(gone, ignore_errors=True)
 
 
 def clean_up(folder: Path) -> None:
-    """Remove what ended runs left: unfinished files, and the parts of a finished source.
-
-    Parts go only after the source has its name: with the raw files consumed they could not be made
-    again.
-    """
-    if (folder / SOURCE_FILE).is_file() and not folder.name.endswith(".partial"):
-        shutil.rmtree(folder / PARTS_FOLDER, ignore_errors=True)
-    for below in (folder, folder / PARTS_FOLDER, folder / SHARDS_FOLDER):
+    """Remove the unfinished files of ended runs from the folder in which a source is built."""
+    for below in (folder, folder / "parts", folder / SHARDS_FOLDER):
         for path in below.glob("*.partial"):
             if path.is_dir() and is_abandoned(path):
                 shutil.rmtree(path, ignore_errors=True)
             elif is_abandoned(path):
                 path.unlink(missing_ok=True)
+    for path in folder.parent.glob(f"{folder.name}.gone.*"):
+        if is_abandoned(path):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:

@@ -15,6 +15,7 @@ from smolvlm2.data.consuming import is_consumable, release
 from smolvlm2.data.finishing import (
     INPUTS_FILE,
     clean_up,
+    discard,
     finish,
     is_finished,
     write_json,
@@ -130,7 +131,8 @@ def prepare_source(
                 # Another run on the same source may have put it in place in the meantime.
                 if not job.is_finished():
                     raise
-    clean_up(job.out)
+    # Parts of the same kind are left where a run ended between its last two steps.
+    job.discard_leftovers()
     if not token_folder(job.out / GEOMETRY_FOLDER, tokenizer.key).is_dir():
         job.add_tokens(job.out, tokenizer)
     return load_summary(job.out)
@@ -216,7 +218,14 @@ class _Job:
         if not path.is_file():
             return None
         account = Account.load(path)
-        return account if account.stamp.is_same(self.stamp(item)) else None
+        whole = all((self.place.shards / name).is_file() for name in account.shards)
+        return account if whole and account.stamp.is_same(self.stamp(item)) else None
+
+    def discard_leftovers(self) -> None:
+        """Remove the folder of a finished source's parts, unless other parts are being made."""
+        found = [Account.load(path).stamp for path in self.place.parts.glob("*.json")]
+        if found and all(stamp.recipe == self.recipe for stamp in found):
+            discard(self.place.folder)
 
     def map_inputs(self, items: Sequence[Input]) -> None:
         """Map those of some inputs that are not mapped yet, and release what may go."""
@@ -287,7 +296,7 @@ class _Job:
         write_json(built / INPUTS_FILE, asdict(self.stamp(*self.inputs)))
         self.add_tokens(built, tokenizer)
         shards = {name for _, account in accounts for name in account.shards}
-        finish(self.place.folder, built, self.out, shards)
+        finish(self.place.folder, built, self.out, shards, self.stamp(*self.inputs))
 
     def _finished_account(self, item: Input) -> Account:
         account = self.account(item)

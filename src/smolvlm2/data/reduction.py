@@ -24,8 +24,9 @@ from smolvlm2.data.part_files import Account, read_batches, read_keys, read_ledg
 from smolvlm2.data.uniqueness import FileKeys, SampleKeys
 from smolvlm2.errors import DataError
 
-_BATCH_ROWS = 4096
-_BATCH_BYTES = 1 << 24
+_BATCH_ROWS = 2048
+_BATCH_BYTES = 1 << 22
+"""Of a batch of the manifest: small, so that what belongs to a row lies close together."""
 _DUPLICATES_FILE = "duplicates.partial"
 
 
@@ -203,7 +204,8 @@ class _ManifestWriter:
 
     def _flush(self) -> None:
         table = pa.Table.from_batches(self._waiting, MANIFEST_SCHEMA).combine_chunks()
-        for batch in table.to_batches():
+        rows = max(_BATCH_BYTES * table.num_rows // max(table.nbytes, 1), 1)
+        for batch in table.to_batches(max_chunksize=min(rows, _BATCH_ROWS)):
             self._writer.write(batch)
         self._waiting = []
 
