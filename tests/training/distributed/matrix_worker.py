@@ -143,7 +143,7 @@ def main(name: str) -> None:
         estimate=MemoryEstimate(states=0, activations=0),
     )
     mesh = parallelize(
-        model, world, TrainingSettings(gradient_checkpointing=name == "hybrid"), settings, layout
+        model, world, TrainingSettings(gradient_checkpointing=world.size == 2), settings, layout
     )
     whole = tiny_model(tied=tied)
     reference = {
