@@ -5,6 +5,7 @@ import json
 import pytest
 
 from smolvlm2.errors import ConfigError, ResumeError
+from smolvlm2.training.audit import audit_run
 from smolvlm2.training.segments import segment_recipes
 
 ONE = "data.mixture.entries=[{source: text_digits}, {source: m4_digits}]"
@@ -75,6 +76,17 @@ def test_changed_data_are_refused_with_the_difference(make_trainer, broken_world
         make_trainer(tmp_path / "run", *override)
     trainer = make_trainer(tmp_path / "run", *override, replan=True)
     assert len(trainer.planned.records) == 2
+
+
+def test_a_run_killed_right_after_it_was_planned_anew_goes_on_in_the_new_segment(
+    make_trainer, run_copy
+):
+    make_trainer(run_copy, OTHER, replan=True, resume=4)  # and is killed before a step
+    again = make_trainer(run_copy, OTHER, resume=4)
+    assert (again.state.step, again.state.position.segment) == (4, 1)
+    again.train()
+    assert [each["first_step"] for each in segments_of(run_copy)] == [0, 4]
+    assert audit_run(run_copy).problems == []
 
 
 def test_there_is_nothing_to_plan_anew_in_an_empty_folder(make_trainer, tmp_path):

@@ -196,6 +196,7 @@ def plan_run(
     context = config.text.max_position_embeddings
     records = read_segments(run) if position is not None else []
     if position is not None and not replan:
+        position = _begun(records, position)
         number = position.segment
         data, places = [], []
         for record in records[number:]:
@@ -247,6 +248,17 @@ def plan_run(
         records=records,
         recipes=recipes,
     )
+
+
+def _begun(records: Sequence[SegmentRecord], position: Position) -> Position:
+    """The beginning of a segment that was appended where the run stands, before it took a step.
+
+    A run that was planned anew and killed before its next checkpoint stands there.
+    """
+    following = position.segment + 1
+    if following < len(records) and records[following].first_step == position.step:
+        return Position(segment=following, step=position.step)
+    return position
 
 
 def read_segments(run: RunFolder) -> list[SegmentRecord]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.distributed.device_mesh import DeviceMesh
 
 from smolvlm2.errors import CheckpointError, ConfigError, ResumeError
 from smolvlm2.loading.reader import PackReader
@@ -145,29 +146,7 @@ def build_trainer(
     # Only now that nothing can be missing any more does an earlier run go.
     world.lead(lambda: _begin(run, recipe, planned, resumed=resumed), at="start")
     randomness = PackRandomness(seed=recipe.training.seed)
-    if recipe.training.adapters is not None:
-        attach_adapters(model, recipe.training.adapters, randomness)
-    if recipe.training.neftune_alpha:
-        add_embedding_noise(model, recipe.training.neftune_alpha, randomness)
-    layout, checkpointing = choose_memory(recipe, config, planned.plan.capacity, world)
-    mesh = parallelize(
-        model,
-        world,
-        recipe.training,
-        recipe.parallel,
-        layout,
-        checkpointing=checkpointing,
-        tile_chunk=recipe.encoder.tile_chunk,
-    )
-    reader = PackReader(
-        tables=planned.plan.tables,
-        manifests=planned.manifests,
-        processor=processor,
-        capacity=planned.plan.capacity,
-        image_token_id=config.image_token_id,
-        pad_token_id=config.pad_token_id,
-        loss_weight=recipe.loss.weight,
-    )
+    mesh = _lay_out(model, recipe, config, planned.plan.capacity, world, randomness)
     trainer = Trainer(
         recipe=recipe,
         run=run,
@@ -175,7 +154,7 @@ def build_trainer(
         model=model,
         mesh=mesh,
         planned=planned,
-        reader=reader,
+        reader=_pack_reader(recipe, config, processor, planned),
         randomness=randomness,
         hook=hook,
         progress=progress,
@@ -194,6 +173,45 @@ def build_trainer(
             # Learning rates follow the steps that there are; the saved recipe stays as it was.
             trainer.recipe = replace(recipe, training=replace(recipe.training, max_steps=steps))
     return trainer
+
+
+def _lay_out(
+    model: SmolVLM,
+    recipe: Recipe,
+    config: SmolVLMConfig,
+    capacity: Capacity,
+    world: World,
+    randomness: PackRandomness,
+) -> DeviceMesh | None:
+    """Add what the recipe trains beside the model's weights, and spread it over the ranks."""
+    if recipe.training.adapters is not None:
+        attach_adapters(model, recipe.training.adapters, randomness)
+    if recipe.training.neftune_alpha:
+        add_embedding_noise(model, recipe.training.neftune_alpha, randomness)
+    layout, checkpointing = choose_memory(recipe, config, capacity, world)
+    return parallelize(
+        model,
+        world,
+        recipe.training,
+        recipe.parallel,
+        layout,
+        checkpointing=checkpointing,
+        tile_chunk=recipe.encoder.tile_chunk,
+    )
+
+
+def _pack_reader(
+    recipe: Recipe, config: SmolVLMConfig, processor: Processor, planned: PlannedRun
+) -> PackReader:
+    return PackReader(
+        tables=planned.plan.tables,
+        manifests=planned.manifests,
+        processor=processor,
+        capacity=planned.plan.capacity,
+        image_token_id=config.image_token_id,
+        pad_token_id=config.pad_token_id,
+        loss_weight=recipe.loss.weight,
+    )
 
 
 def _look_at(
