@@ -186,7 +186,7 @@ def test_published_names_are_kept_where_ours_differ():
 
 
 def test_the_public_stand_in_of_the_image_mixture_has_all_cauldron_configs():
-    mixture = published("published_vision_stage")
+    mixture = published("published_vision_stage3")
     cauldron = [entry for entry in mixture.entries if entry.source == "the_cauldron"]
     assert mixture.unit == "visits"
     assert len({entry.subset for entry in cauldron}) == len(cauldron) == 50
