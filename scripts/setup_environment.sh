@@ -9,7 +9,7 @@ usage: scripts/setup_environment.sh [--extra NAMES]
 Makes .venv and installs this package with the extras for this machine:
   NVIDIA GPU      cloud,dev
   Apple silicon   local,dev
-  otherwise       dev, with a CPU build of torch (constraints-cpu.txt)
+  otherwise       local,dev, with a CPU build of torch (constraints-cpu.txt)
 
   --extra NAMES   install these extras of pyproject.toml instead, such as `cloud` or `local,dev`
   PYTHON=path     use this Python, 3.10 or newer
@@ -33,7 +33,7 @@ if command -v nvidia-smi >/dev/null && nvidia-smi -L 2>/dev/null | grep -q GPU; 
 elif [ "$(uname -s)-$(uname -m)" = "Darwin-arm64" ]; then
   machine="Apple silicon" chosen="local,dev" constraints=""
 else
-  machine="no accelerator" chosen="dev" constraints="constraints-cpu.txt"
+  machine="no accelerator" chosen="local,dev" constraints="constraints-cpu.txt"
 fi
 if [ -n "$extra" ]; then
   chosen="$extra"
