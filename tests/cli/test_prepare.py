@@ -101,6 +101,13 @@ def test_frame_settings_reach_the_source(run, data):
     assert facts["frames"] == {"fps": 2.0, "max_frames": 8, "size": 64, "quality": 90}
 
 
+def test_settings_of_frames_want_frames_to_be_kept(run, data):
+    status, _, error = run("--max-frames", "8")
+    assert status == 2
+    assert "max frames 8: says which frames are kept of a clip; add --frames" in error
+    assert not (data / "prepared").exists()
+
+
 def test_the_table_lines_up():
     def summary(name, read):
         empty = dict.fromkeys(SourceSummary.__dataclass_fields__)

@@ -50,22 +50,26 @@ def prepare(
     frames: Annotated[
         bool, typer.Option("--frames", help="Keep the wanted frames of clips, not the files.")
     ] = False,
-    frames_per_second: Annotated[float, typer.Option(help="With --frames.")] = 1.0,
-    max_frames: Annotated[int, typer.Option(help="With --frames: most frames of a clip.")] = 64,
+    frames_per_second: Annotated[
+        float | None, typer.Option(help="With --frames; default: 1.")
+    ] = None,
+    max_frames: Annotated[
+        int | None, typer.Option(help="With --frames: most frames of a clip; default: 64.")
+    ] = None,
     frame_size: Annotated[
-        int, typer.Option(help="With --frames: longest edge of a frame, in pixels.")
-    ] = 512,
+        int | None,
+        typer.Option(help="With --frames: longest edge of a frame, in pixels; default: 512."),
+    ] = None,
     max_left_out: Annotated[
         float, typer.Option(min=0, max=1, help="Fail when a source loses more than this share.")
     ] = 0.2,
 ) -> None:
     """Index raw data: manifest, geometry, and a ledger of every row left out."""
-    from smolvlm2.cli.prepare import map_shares, prepare_sources
-    from smolvlm2.data.kept_frames import FrameSettings
+    from smolvlm2.cli.prepare import frame_settings, map_shares, prepare_sources
     from smolvlm2.data.prepare import PrepareSettings
 
-    kept = FrameSettings(fps=frames_per_second, max_frames=max_frames, size=frame_size)
-    settings = PrepareSettings(workers=workers, frames=kept if frames else None, consume=consume)
+    kept = frame_settings(frames, fps=frames_per_second, max_frames=max_frames, size=frame_size)
+    settings = PrepareSettings(workers=workers, frames=kept, consume=consume)
     if task is not None:
         map_shares(sources, data, task, settings)
         return

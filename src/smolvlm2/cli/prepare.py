@@ -4,6 +4,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from smolvlm2.data.kept_frames import FrameSettings
 from smolvlm2.data.prepare import PrepareSettings, SourceSummary, map_share, prepare_source
 from smolvlm2.data.sources.catalogue import find_source
 from smolvlm2.errors import CheckpointError, ConfigError
@@ -93,6 +94,21 @@ def map_shares(
         )
     then = "when the other tasks have ended" if left else "now"
     print(f"to finish, run the same command {then} without --task")
+
+
+def frame_settings(keep: bool, **asked: float | int | None) -> FrameSettings | None:
+    """What ``--frames`` and the options beside it ask for; None without it.
+
+    Raises:
+        ConfigError: An option that has a meaning with ``--frames`` only.
+    """
+    given = {name: value for name, value in asked.items() if value is not None}
+    if keep:
+        return FrameSettings(**given)  # type: ignore[arg-type]
+    if given:
+        named = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in given.items())
+        raise ConfigError(f"{named}: says which frames are kept of a clip; add --frames")
+    return None
 
 
 def parse_task(text: str) -> tuple[int, int]:
