@@ -78,13 +78,13 @@ def test_a_small_top_p_is_greedy(make_model, make_batch):
 
 
 def test_sampled_tokens_follow_the_probabilities():
-    from smolvlm2.model.generation import _sample
+    from smolvlm2.model.generation import _choose
 
     logits = torch.tensor([0.5, 0.3, 0.2]).log().expand(4000, 3)
     draw = torch.rand(4000, generator=torch.Generator().manual_seed(0))
-    counts = _sample(logits, draw, 1.0, 1.0).bincount(minlength=3) / 4000
+    counts = _choose(logits, draw, 1.0, 1.0).bincount(minlength=3) / 4000
     assert counts.tolist() == pytest.approx([0.5, 0.3, 0.2], abs=0.03)
-    counts = _sample(logits, draw, 1.0, 0.7).bincount(minlength=3) / 4000
+    counts = _choose(logits, draw, 1.0, 0.7).bincount(minlength=3) / 4000
     assert counts.tolist() == pytest.approx([0.625, 0.375, 0], abs=0.03)
 
 

@@ -74,13 +74,7 @@ def generate(
         for value in (attention_mask, pixel_values, tile_index)
     )
     packed = PackedBatch.from_padded(input_ids, attention_mask)
-    context = model.config.text.max_position_embeddings
-    if packed.max_length >= context:
-        raise PromptError(
-            f"the longest prompt has {packed.max_length} tokens and the model's context is "
-            f"{context}; shorten the text or use fewer tiles or frames"
-        )
-    room = min(max_new_tokens, context - packed.max_length)
+    room = min(max_new_tokens, _room(model, packed))
     embedded_LD = _embed(model, packed, input_ids, pixel_values, tile_index)
     cache = _new_cache(model, packed, room)
     hidden_BD = _prefill(model, packed, embedded_LD, cache)
@@ -93,11 +87,8 @@ def generate(
         logits_BV = model.lm_head(hidden_BD)
         if step < min_new_tokens:
             logits_BV[:, list(stops)] = -torch.inf
-        if temperature == 0:
-            tokens_B = logits_BV.argmax(dim=-1)
-        else:
-            draw_B = torch.rand(len(input_ids), generator=generator)[alive].to(model.device)
-            tokens_B = _sample(logits_BV, draw_B, temperature, top_p)
+        draw_B = torch.rand(len(input_ids), generator=generator)[alive].to(model.device)
+        tokens_B = _choose(logits_BV, draw_B, temperature, top_p)
         going = []
         for index, (row, token) in enumerate(zip(alive, tokens_B.tolist(), strict=True)):
             if token not in stops:
@@ -111,6 +102,17 @@ def generate(
             cache.keep(kept)
         hidden_BD = decode(tokens_B)
     return answers
+
+
+def _room(model: "SmolVLM", packed: PackedBatch) -> int:
+    """Tokens that the context has left beside the longest prompt."""
+    context = model.config.text.max_position_embeddings
+    if packed.max_length >= context:
+        raise PromptError(
+            f"the longest prompt has {packed.max_length} tokens and the model's context is "
+            f"{context}; shorten the text or use fewer tiles or frames"
+        )
+    return context - packed.max_length
 
 
 def _embed(
@@ -243,8 +245,10 @@ class _ModuleDecoder:
         return hidden_BD
 
 
-def _sample(logits_BV: Tensor, draw_B: Tensor, temperature: float, top_p: float) -> Tensor:
-    """One token a row by inverse transform of ``draw_B`` in [0, 1)."""
+def _choose(logits_BV: Tensor, draw_B: Tensor, temperature: float, top_p: float) -> Tensor:
+    """One token a row: the likeliest, or by inverse transform of ``draw_B`` in [0, 1)."""
+    if temperature == 0:
+        return logits_BV.argmax(dim=-1)
     probabilities = (logits_BV.float() / temperature).softmax(dim=-1)
     ordered, ids = probabilities.sort(dim=-1, descending=True, stable=True)
     before = ordered.cumsum(dim=-1) - ordered
