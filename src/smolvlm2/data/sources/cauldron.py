@@ -6,26 +6,22 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from smolvlm2.data.sources.fields import embedded_image, objects_of, visible
-from smolvlm2.data.sources.record import Reader, Record
+from smolvlm2.data.sources.record import Adapter, Reader, Record
 
 _OTHER_CONFIGS = ("pdf", "zero-shot-exp")
 """Docmatix again as files to be rendered, and as an experiment with a test split."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImagesAndTexts:
+class ImagesAndTexts(Adapter):
     """Parquet rows of ``images`` and ``texts``; one row, one sample, its questions as turns.
 
     A config is a folder. Docmatix keeps its config ``images`` in ``data``. FineVision's ratings of
     each turn are further columns, which are not read.
     """
 
-    source: str
-    licence: str
     reader: ClassVar[Reader] = "parquet"
     columns: ClassVar[tuple[str, ...]] = ("images", "texts")
-    optional_columns: ClassVar[tuple[str, ...]] = ()
-    placeholders: ClassVar[tuple[str, ...]] = ()
 
     def record_files(self, raw: Path) -> list[Path]:
         """All parquet files, by name, except those of Docmatix' other configs."""

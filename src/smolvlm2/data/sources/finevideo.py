@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from smolvlm2.data.geometry import FLAGS
 from smolvlm2.data.ledger import LeftOutError
 from smolvlm2.data.sources.fields import object_of, objects_of, visible
-from smolvlm2.data.sources.record import RawMedium, Reader, Record
+from smolvlm2.data.sources.record import Adapter, RawMedium, Reader, Record
 
 NEEDS_SOUND = re.compile(
     r"\b("
@@ -30,19 +30,15 @@ Source: the questions were asked for with the sound in mind (fineVideo, gemini_p
 
 
 @dataclass(frozen=True, kw_only=True)
-class FineVideo:
+class FineVideo(Adapter):
     """Rows of ``mp4`` and ``json``; a video is a sample, its questions are the turns.
 
     Questions that need the sound form a second sample of the same video, flagged
     ``speech_dependent``. Whether ``json`` is a struct or text was not confirmed: both are read.
     """
 
-    source: str
-    licence: str
     reader: ClassVar[Reader] = "parquet"
     columns: ClassVar[tuple[str, ...]] = ("mp4", "json")
-    optional_columns: ClassVar[tuple[str, ...]] = ()
-    placeholders: ClassVar[tuple[str, ...]] = ()
 
     def record_files(self, raw: Path) -> list[Path]:
         """All parquet files, by name."""

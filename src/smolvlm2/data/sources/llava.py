@@ -20,7 +20,7 @@ from smolvlm2.data.sources.fields import (
     turns_of,
     visible,
 )
-from smolvlm2.data.sources.record import RawMedium, Reader, Record
+from smolvlm2.data.sources.record import Adapter, RawMedium, Reader, Record
 
 REFUSAL = re.compile(
     r"^\W*(i\W?m|i am) (very |so |really )?(sorry|unable)"
@@ -38,7 +38,7 @@ _JSON_ONLY = ("ureader_kg", "ureader_qa", "cambrian")
 
 
 @dataclass(frozen=True, kw_only=True)
-class LlavaOneVision:
+class LlavaOneVision(Adapter):
     """Parquet rows with at most one embedded image; a subset is a folder.
 
     Text subsets have no image, or no such column. LLaVA-OneVision-1.5 is laid out alike, and spells
@@ -46,8 +46,6 @@ class LlavaOneVision:
     (``ureader_kg``, ``ureader_qa``, ``cambrian``) are read by `LlavaOneVisionJson`.
     """
 
-    source: str
-    licence: str
     reader: ClassVar[Reader] = "parquet"
     columns: ClassVar[tuple[str, ...]] = ("conversations",)
     optional_columns: ClassVar[tuple[str, ...]] = ("id", "image")
@@ -75,17 +73,13 @@ class LlavaOneVision:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LlavaOneVisionJson:
+class LlavaOneVisionJson(Adapter):
     """Folders of LLaVA-OneVision-Data with annotations and archives, as a source of its own.
 
     How paths are written there was not confirmed; both likely forms are looked for.
     """
 
-    source: str
-    licence: str
     reader: ClassVar[Reader] = "json"
-    columns: ClassVar[tuple[str, ...]] = ()
-    optional_columns: ClassVar[tuple[str, ...]] = ()
     placeholders: ClassVar[tuple[str, ...]] = ("<image>",)
 
     def record_files(self, raw: Path) -> list[Path]:
@@ -114,14 +108,10 @@ class LlavaOneVisionJson:
 
 
 @dataclass(frozen=True, kw_only=True)
-class M4Instruct:
+class M4Instruct(Adapter):
     """Interleaved images; one JSON, one zip a source, image paths that begin with the source."""
 
-    source: str
-    licence: str
     reader: ClassVar[Reader] = "json"
-    columns: ClassVar[tuple[str, ...]] = ()
-    optional_columns: ClassVar[tuple[str, ...]] = ()
     placeholders: ClassVar[tuple[str, ...]] = ("<image>",)
 
     def record_files(self, raw: Path) -> list[Path]:
@@ -160,18 +150,14 @@ class M4Instruct:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LlavaVideo:
+class LlavaVideo(Adapter):
     """Clips in ``<data_source>/*_videos_N.tar.gz``; ``<image>`` in the text stands for the clip.
 
     A subset is an annotation file. LLaVA-Hound's clips are folders of frames from a companion
     repository placed in ``llava_hound``.
     """
 
-    source: str
-    licence: str
     reader: ClassVar[Reader] = "json"
-    columns: ClassVar[tuple[str, ...]] = ()
-    optional_columns: ClassVar[tuple[str, ...]] = ()
     placeholders: ClassVar[tuple[str, ...]] = ("<image>", "<video>")
 
     def record_files(self, raw: Path) -> list[Path]:

@@ -13,23 +13,19 @@ from smolvlm2.data.sources.fields import (
     paths_of,
     turns_of,
 )
-from smolvlm2.data.sources.record import RawMedium, Reader, Record
+from smolvlm2.data.sources.record import Adapter, RawMedium, Reader, Record
 
 _SINGLE, _MULTI, _VIDEO = "single_image_data", "multi_image_data", "video_data"
 
 
 @dataclass(frozen=True, kw_only=True)
-class MammothVL:
+class MammothVL(Adapter):
     """Rows with one image, several, or a clip; which it is names the subset.
 
     Paths are relative to where the shards are unpacked: their own folder, or one for all.
     """
 
-    source: str
-    licence: str
     reader: ClassVar[Reader] = "json"
-    columns: ClassVar[tuple[str, ...]] = ()
-    optional_columns: ClassVar[tuple[str, ...]] = ()
     placeholders: ClassVar[tuple[str, ...]] = ("<image>", "<video>")
 
     def record_files(self, raw: Path) -> list[Path]:

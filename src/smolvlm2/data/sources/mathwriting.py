@@ -9,22 +9,19 @@ from typing import Any, ClassVar
 from smolvlm2.data.ledger import LeftOutError
 from smolvlm2.data.sources.fields import caption_of, embedded_image, visible
 from smolvlm2.data.sources.prompts import MATHWRITING, pick_prompt
-from smolvlm2.data.sources.record import Reader, Record
+from smolvlm2.data.sources.record import Adapter, Reader, Record
 
 _LABELS = ("latex", "text", "label", "formula", "ground_truth")
 """Columns that may hold the formula, the likeliest first: the hub's names were not confirmed."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class MathWriting:
+class MathWriting(Adapter):
     """Parquet rows of an ``image`` and its formula, under one of several names."""
 
-    source: str
-    licence: str
     reader: ClassVar[Reader] = "parquet"
     columns: ClassVar[tuple[str, ...]] = ("image",)
     optional_columns: ClassVar[tuple[str, ...]] = _LABELS
-    placeholders: ClassVar[tuple[str, ...]] = ()
 
     def record_files(self, raw: Path) -> list[Path]:
         """All parquet files, by name."""

@@ -16,12 +16,12 @@ from smolvlm2.data.sources.fields import (
     stem_of,
 )
 from smolvlm2.data.sources.prompts import MOVIECHAT, pick_prompt
-from smolvlm2.data.sources.record import RawMedium, Reader, Record
+from smolvlm2.data.sources.record import Adapter, RawMedium, Reader, Record
 from smolvlm2.processing.prompt_strings import clock
 
 
 @dataclass(frozen=True, kw_only=True)
-class MovieChat:
+class MovieChat(Adapter):
     """A JSON a film in ``jsons``, the film in ``raw_videos``.
 
     The subset ``descriptions`` has a sample a film: its description, then the questions about the
@@ -29,12 +29,7 @@ class MovieChat:
     in the question.
     """
 
-    source: str
-    licence: str
     reader: ClassVar[Reader] = "json_files"
-    columns: ClassVar[tuple[str, ...]] = ()
-    optional_columns: ClassVar[tuple[str, ...]] = ()
-    placeholders: ClassVar[tuple[str, ...]] = ()
 
     def record_files(self, raw: Path) -> list[Path]:
         """The folder ``jsons``."""

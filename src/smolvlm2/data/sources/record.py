@@ -1,9 +1,10 @@
 """One published row after its adapter, and what an adapter is."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal
 
 from smolvlm2.data.ledger import LeftOutError
 
@@ -49,40 +50,40 @@ class Record:
     """The publisher has the two roles the wrong way round."""
 
 
-class Adapter(Protocol):
+@dataclass(frozen=True, kw_only=True)
+class Adapter(ABC):
     """What tells one data set from another; plain data, so that a worker process can have it."""
 
+    source: str
+    """Name under which the source is prepared."""
+    licence: str
+    """As the hub states it."""
     reader: ClassVar[Reader]
     """Which reader opens the record files."""
-    columns: ClassVar[tuple[str, ...]]
+    columns: ClassVar[tuple[str, ...]] = ()
     """Parquet columns without which a file cannot be read; empty for JSON. Every row of a file
     that lacks one is an ``unreadable_record``: one broken config does not take the source down. A
     source in which every file lacks one is another data set: ``DataError``."""
-    optional_columns: ClassVar[tuple[str, ...]]
+    optional_columns: ClassVar[tuple[str, ...]] = ()
     """Parquet columns that are read where a file has them; elsewhere the row has no such key."""
-    placeholders: ClassVar[tuple[str, ...]]
+    placeholders: ClassVar[tuple[str, ...]] = ()
     """Strings in a user's text that mark a medium's place; empty when text never holds any."""
 
-    @property
-    def source(self) -> str:
-        """Name under which the source is prepared."""
-
-    @property
-    def licence(self) -> str:
-        """As the hub states it."""
-
+    @abstractmethod
     def record_files(self, raw: Path) -> list[Path]:
         """Files with rows, in the order that decides which duplicate stays.
 
         With ``json_files`` these are folders or zips.
         """
 
+    @abstractmethod
     def archives(self, raw: Path) -> list[Path]:
         """Files that hold media of several rows.
 
         All other files below ``raw`` that are neither these nor record files are loose media.
         """
 
+    @abstractmethod
     def records(self, row: dict[str, Any], file: str) -> Iterable[Record | LeftOutError]:
         """Turn one row into its samples, most often one; a part of the row may be refused.
 

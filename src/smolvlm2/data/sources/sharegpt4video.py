@@ -16,7 +16,7 @@ from smolvlm2.data.sources.fields import (
     stem_of,
 )
 from smolvlm2.data.sources.prompts import SHAREGPT4VIDEO, pick_prompt
-from smolvlm2.data.sources.record import RawMedium, Reader, Record
+from smolvlm2.data.sources.record import Adapter, RawMedium, Reader, Record
 
 _WHOLE = "-1"
 """``idx`` of the caption of the whole clip; the others tell key frames and what changes."""
@@ -25,18 +25,13 @@ _RESPELLED = {"mixkit": "mixit"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class ShareGPT4Video:
+class ShareGPT4Video(Adapter):
     """Lines of ``sharegpt4video_40k.jsonl``; clips in ``zip_folder/<set>/<set>_videos_N.zip``.
 
     The conversations of ``llava_v1_5_mix665k...json`` are other data sets and are not read.
     """
 
-    source: str
-    licence: str
     reader: ClassVar[Reader] = "json"
-    columns: ClassVar[tuple[str, ...]] = ()
-    optional_columns: ClassVar[tuple[str, ...]] = ()
-    placeholders: ClassVar[tuple[str, ...]] = ()
 
     def record_files(self, raw: Path) -> list[Path]:
         """The captions; a file a set of captions, by name."""

@@ -14,7 +14,7 @@ from smolvlm2.data.sources.fields import (
     turns_of,
     visible,
 )
-from smolvlm2.data.sources.record import RawMedium, Reader, Record
+from smolvlm2.data.sources.record import Adapter, RawMedium, Reader, Record
 
 _FOLDERS = {"kinetics700": "Kinetics700", "starb": "STAR-benchmark", "finediving": "FineDiving"}
 """Where the clips of each subset are looked for, named like the configs on the hub."""
@@ -22,18 +22,14 @@ _CLIP_KEYS = ("video", "video_path", "video_id", "id")
 
 
 @dataclass(frozen=True, kw_only=True)
-class VideoStar:
+class VideoStar(Adapter):
     """LLaVA-like rows in ``ft_json/<subset>_tune_.json``; rows without their clip are counted.
 
     The hub's viewer cannot read the files and their keys were not confirmed: the clip is taken from
     ``video``, ``video_path``, ``video_id`` or ``id``, whichever comes first.
     """
 
-    source: str
-    licence: str
     reader: ClassVar[Reader] = "json"
-    columns: ClassVar[tuple[str, ...]] = ()
-    optional_columns: ClassVar[tuple[str, ...]] = ()
     placeholders: ClassVar[tuple[str, ...]] = ("<image>", "<video>")
 
     def record_files(self, raw: Path) -> list[Path]:

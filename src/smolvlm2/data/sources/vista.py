@@ -14,20 +14,16 @@ from smolvlm2.data.sources.fields import (
     turns_of,
     visible,
 )
-from smolvlm2.data.sources.record import RawMedium, Reader, Record
+from smolvlm2.data.sources.record import Adapter, RawMedium, Reader, Record
 
 _SPELLINGS = ("spatiotemporal", "spatialtemporal")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Vista:
+class Vista(Adapter):
     """A folder a subset, with its tars; the JSON lies in it or beside it under the same name."""
 
-    source: str
-    licence: str
     reader: ClassVar[Reader] = "json"
-    columns: ClassVar[tuple[str, ...]] = ()
-    optional_columns: ClassVar[tuple[str, ...]] = ()
     placeholders: ClassVar[tuple[str, ...]] = ("<video>", "<image>")
 
     def record_files(self, raw: Path) -> list[Path]:

@@ -9,13 +9,13 @@ from smolvlm2.data.ledger import LeftOutError
 from smolvlm2.data.sources.archives import is_archive
 from smolvlm2.data.sources.fields import below, caption_of, native_id, object_of, stem_of, visible
 from smolvlm2.data.sources.prompts import VRIPT, pick_prompt
-from smolvlm2.data.sources.record import RawMedium, Reader, Record
+from smolvlm2.data.sources.record import Adapter, RawMedium, Reader, Record
 
 _CAPTIONS = "vript_{part}_videos_captions"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Vript:
+class Vript(Adapter):
     """Captions in zips of ``<video>_caption.json``, clips in zips of ``<video>/<clip>.mp4``.
 
     Only ``caption.content`` is learned. Voice-over, title and camera are not: the first two cannot
@@ -23,12 +23,7 @@ class Vript:
     the others stay.
     """
 
-    source: str
-    licence: str
     reader: ClassVar[Reader] = "json_files"
-    columns: ClassVar[tuple[str, ...]] = ()
-    optional_columns: ClassVar[tuple[str, ...]] = ()
-    placeholders: ClassVar[tuple[str, ...]] = ()
 
     def record_files(self, raw: Path) -> list[Path]:
         """The zips of captions; where there is none, the folder that it was unpacked to."""
