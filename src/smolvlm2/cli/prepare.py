@@ -31,7 +31,7 @@ def prepare_sources(
     Returns:
         Exit status: 1 when a source lost more than that; all are prepared all the same.
     """
-    sources = [find_source(name) for name in names]
+    sources = [find_source(name, data / "raw") for name in names]
     chosen = read_tokenizer(tokenizer)
     summaries = []
     for source in sources:
@@ -77,7 +77,7 @@ def map_shares(
     """
     share = parse_task(task)
     left = 0
-    for source in [find_source(name) for name in names]:
+    for source in [find_source(name, data / "raw") for name in names]:
         name = source.adapter.source
         done = map_share(
             source.adapter,

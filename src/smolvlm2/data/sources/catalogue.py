@@ -18,6 +18,7 @@ from smolvlm2.errors import ConfigError, DataError
 
 CATALOGUE_FILE = Path(__file__).with_name("catalogue.yaml")
 HUB = "https://huggingface.co"
+_OWN_NAME = re.compile(r"\w[\w.-]*")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,20 +154,45 @@ def load_catalogue(path: Path = CATALOGUE_FILE) -> dict[str, Source]:
     return sources
 
 
-def find_source(name: str) -> Source:
-    """Look a source up.
+def find_source(name: str, raw: Path | None = None) -> Source:
+    """Look a source up: in the catalogue, or a folder of the user's own rows.
+
+    Args:
+        name: Of the source.
+        raw: Folder of raw data; one in it that the catalogue does not know is the user's own.
 
     Raises:
         ConfigError: No such source; lists those there are.
     """
-    try:
+    if name in SOURCES:
         return SOURCES[name]
-    except KeyError as error:
-        near = get_close_matches(name, SOURCES, n=1)
-        raise ConfigError(
-            f"source {name!r} is unknown; expected one of {', '.join(sorted(SOURCES))}"
-            + (f"; did you mean {near[0]!r}?" if near else "")
-        ) from error
+    if raw is not None and _OWN_NAME.fullmatch(name) and (raw / name).is_dir():
+        return _own_source(name, raw / name)
+    near = get_close_matches(name, SOURCES, n=1)
+    own = "" if raw is None else f", or a folder {raw / name} with rows of your own"
+    raise ConfigError(
+        f"source {name!r} is unknown; expected one of {', '.join(sorted(SOURCES))}{own}"
+        + (f"; did you mean {near[0]!r}?" if near else "")
+    )
+
+
+def _own_source(name: str, raw: Path) -> Source:
+    from smolvlm2.data.sources.own_rows import own_adapter
+
+    return Source(
+        name=name,
+        title="rows of the user's own",
+        stages=(),
+        modality="text, image, multi-image, video",
+        adapter_name=own_adapter(raw),
+        repos=(),
+        size_gb=None,
+        size_is="unknown",
+        rows=None,
+        licence="the user's own",
+        raw=name,
+        made_locally=True,
+    )
 
 
 def with_revision(source: Source, hub_id: str, revision: str) -> Source:
