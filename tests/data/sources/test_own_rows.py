@@ -137,6 +137,9 @@ def test_names_and_folders_that_are_none_are_refused(tmp_path):
             ConfigError, match=r"is unknown; .* or a folder .* with rows of your own"
         ):
             find_source(name, tmp_path / "raw")
+    (tmp_path / "raw" / "mine").mkdir()
+    with pytest.raises(ConfigError, match="did you mean 'mine'"):
+        find_source("mines", tmp_path / "raw")
 
 
 def test_parquet_is_read_where_there_are_no_json_rows(tmp_path):

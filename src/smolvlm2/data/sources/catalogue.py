@@ -168,7 +168,8 @@ def find_source(name: str, raw: Path | None = None) -> Source:
         return SOURCES[name]
     if raw is not None and _OWN_NAME.fullmatch(name) and (raw / name).is_dir():
         return _own_source(name, raw / name)
-    near = get_close_matches(name, SOURCES, n=1)
+    folders = [path.name for path in raw.iterdir()] if raw is not None and raw.is_dir() else []
+    near = get_close_matches(name, [*SOURCES, *folders], n=1)
     own = "" if raw is None else f", or a folder {raw / name} with rows of your own"
     raise ConfigError(
         f"source {name!r} is unknown; expected one of {', '.join(sorted(SOURCES))}{own}"
