@@ -1,11 +1,14 @@
 """The whole path in small: data, components, both stages, scores, summary, report."""
 
 import json
+import os
+import signal
 
 import pytest
 
 from smolvlm2 import Processor, SmolVLM
 from smolvlm2.cli.demo import BENCHMARKS, run_demo
+from smolvlm2.training.progress import Progress
 
 FEW = {
     "one_digit_pages": 30,
@@ -67,3 +70,15 @@ def test_started_again_it_does_nothing_twice(finished):
     assert weights.read_bytes() == before
     assert (output / "vision_stage" / "log.jsonl").read_text() == log
     assert again["scores"] == summary["scores"]
+
+
+def test_a_signal_ends_the_demo_and_not_only_its_stage(tmp_path, monkeypatch, capsys):
+    def interrupt(progress, line):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(Progress, "update", interrupt)
+    with pytest.raises(SystemExit) as ended:
+        run_demo(tmp_path, SHORT, **FEW)
+    assert ended.value.code == 75
+    assert "saved at step 1 of 3; start the demo again" in capsys.readouterr().err
+    assert not (tmp_path / "video_stage").exists()

@@ -28,6 +28,7 @@ from smolvlm2.training.memory import count_parameters
 from smolvlm2.training.progress import Progress
 from smolvlm2.training.recipe import Recipe
 from smolvlm2.training.run_folder import RunFolder
+from smolvlm2.training.signals import EXIT_CODES
 from smolvlm2.training.stage import build_trainer
 
 BENCHMARKS = {
@@ -51,6 +52,9 @@ def run_demo(output: str | Path, overrides: tuple[str, ...] = (), **counts: int)
 
     Returns:
         What ``summary.json`` holds.
+
+    Raises:
+        SystemExit: A signal ended a stage before its last step; with 75, start it again.
     """
     output = Path(output)
     clock = _Clock()
@@ -99,7 +103,13 @@ def run_demo(output: str | Path, overrides: tuple[str, ...] = (), **counts: int)
 def _train(recipe: Recipe, folder: Path, checkpoint: Path | None) -> None:
     with Progress(recipe.training.max_steps, label=f"{recipe.stage} stage") as progress:
         trainer = build_trainer(recipe, folder, checkpoint=checkpoint, progress=progress.update)
-        trainer.train()
+        ending = trainer.train()
+    if ending != "finished":
+        _say(
+            f"stopped by a signal and saved at step {trainer.state.step} of "
+            f"{recipe.training.max_steps}; start the demo again to go on"
+        )
+        sys.exit(EXIT_CODES["time"])
 
 
 def _evaluate(folder: Path, questions: Path, stage: str) -> list[dict[str, Any]]:
