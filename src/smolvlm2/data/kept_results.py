@@ -1,4 +1,4 @@
-"""Results that are computed once and kept beside the data: held while in use, pruned when forgotten.
+"""Results that are computed once and kept beside the data: held in use, pruned when forgotten.
 
 A process holds a result by a shared lock on one of its files, until the process ends. Whoever
 prunes needs that lock for itself alone, so that nothing disappears under a mapped file.
@@ -9,6 +9,7 @@ import logging
 import os
 import shutil
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from smolvlm2.data.shards import is_abandoned, unfinished_name
@@ -38,22 +39,18 @@ def hold(file: Path) -> bool:
         handle = os.open(file, os.O_RDONLY)
     except FileNotFoundError:
         return False
-    try:
+    with suppress(OSError):  # a file system without locks: there nobody can prune
         fcntl.flock(handle, fcntl.LOCK_SH)
-    except OSError:  # a file system without locks: there nobody can prune
-        pass
     try:
-        # Pruned and perhaps made again while this waited for the lock: what is locked must lie here.
+        # It may have been pruned, and made again, while this waited for the lock.
         here = os.path.samestat(os.fstat(handle), os.stat(file))
     except FileNotFoundError:
         here = False
     if not here:
         os.close(handle)
         return file.is_file() and hold(file)
-    try:
+    with suppress(OSError):  # not ours to change: its age is then that of its making
         os.utime(file)
-    except OSError:  # not ours to change: its age is then that of its making
-        pass
     path = file.resolve()
     if path in _held:
         os.close(_held[path])

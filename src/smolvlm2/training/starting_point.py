@@ -1,4 +1,4 @@
-"""What a stage starts from, as far as no weights are needed: shapes and tokenizer, without torch."""
+"""What a stage starts from without its weights: shapes and tokenizer. No torch in this file."""
 
 from pathlib import Path
 
