@@ -38,6 +38,8 @@ PLACES = (
     *("while saving", "after saving"),
 )
 """Where a kill can hit between a step's last collective and the next step."""
+MOST_DAMAGED = 3
+"""Media that are damaged at one time; a sample of one stays left out in the epoch it was in."""
 PATIENCE = 12
 """Steps after which a run is killed that did not get to the place meant."""
 
@@ -117,6 +119,8 @@ class LongRun:
     """Files and offsets of what may be damaged and mended."""
     settings: list[str] = field(default_factory=list)
     """Overrides of the recipe as it is now."""
+    damaged: list[tuple[Path, int]] = field(default_factory=list)
+    """Those of the media that cannot be read now."""
     tally: Counter = field(default_factory=Counter)
     """What happened."""
 
@@ -144,14 +148,12 @@ class LongRun:
         ]
 
     def damage(self):
-        """Damage media that are whole, and mend such that are damaged."""
-        for number in self.draw.choice(len(self.media), size=self.number(0, 2)).tolist():
-            path, offset = self.media[number]
-            with path.open("r+b") as file:
-                file.seek(offset)
-                flipped = bytes(byte ^ 0xFF for byte in file.read(64))
-                file.seek(offset)
-                file.write(flipped)
+        """Damage one medium, and mend the one that was damaged first where there are several."""
+        whole = [each for each in self.media if each not in self.damaged]
+        self.damaged.append(whole[self.number(0, len(whole) - 1)])
+        flip(*self.damaged[-1])
+        if len(self.damaged) > MOST_DAMAGED:
+            flip(*self.damaged.pop(0))
 
     def options(self):
         """What a start is asked for beyond going on."""
@@ -252,6 +254,15 @@ class LongRun:
             return folder
 
         run.log.append, run.skips.append, run.publish_step = write, record_skip, save
+
+
+def flip(path, offset):
+    """Damage a medium, or mend it."""
+    with path.open("r+b") as file:
+        file.seek(offset)
+        flipped = bytes(byte ^ 0xFF for byte in file.read(64))
+        file.seek(offset)
+        file.write(flipped)
 
 
 def compute_nothing(self, batch, numbers, divisor, *, at):
