@@ -6,8 +6,8 @@ import pytest
 
 SETTINGS = (
     "training.per_device_train_batch_size=3",
-    "training.gradient_accumulation_steps=8",
-    *("pack.tokens=450", "pack.tiles=8"),  # eight packs a step: one for each of eight ranks
+    "training.gradient_accumulation_steps=10",
+    *("pack.tokens=450", "pack.tiles=8"),  # a pack for each of eight ranks, and more
     "training.max_steps=5",
     "training.unfreeze_vision_after_steps=2",
     "checkpoint.every_steps=5",
