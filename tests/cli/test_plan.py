@@ -1,6 +1,8 @@
 """``smolvlm2 plan`` says what a plan comes to."""
 
 import importlib.util
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -47,6 +49,16 @@ def test_capacities_are_suggested_for_a_memory(recipe_file):
     assert "# capacities for 4 GiB" in text
     assert "largest that fits: pack.tokens=" in text
     assert "none fits" in describe_plan([str(recipe_file())], gpu_memory=1)
+
+
+def test_planning_loads_no_torch(recipe_file):
+    code = (
+        "import sys; from smolvlm2.cli.plan import describe_plan;"
+        f"describe_plan([{str(recipe_file())!r}, 'image.resample=fast'], gpu_memory=4);"
+        "print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "False"
 
 
 def test_more_ranks_than_packs_are_refused(recipe_file):

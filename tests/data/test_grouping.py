@@ -2,12 +2,15 @@
 
 import itertools
 import json
+import os
 import pickle
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from smolvlm2.data import kept_results
 from smolvlm2.data.grouping import GroupedManifest, group_rows, open_grouped
 from smolvlm2.data.manifest import Manifest
 from smolvlm2.data.media import MediaStore
@@ -59,6 +62,19 @@ def test_a_group_of_one_is_the_source_itself(repeated, tokenizer):
 @pytest.fixture(scope="module")
 def grouped(repeated, tokenizer):
     return open_grouped(repeated, ASKED, tokenizer)
+
+
+def test_a_forgotten_grouping_goes_when_a_new_one_is_made(
+    repeated, grouped, tokenizer, monkeypatch
+):
+    monkeypatch.setattr(kept_results.prune, "__kwdefaults__", {"keep": 0})
+    made = next(repeated.folder.glob(f"grouped-{ASKED}-*"))
+    old = Path(shutil.copytree(made, repeated.folder / "grouped-9-old"))
+    os.utime(old / "offsets.npy", (0, 0))
+    os.utime(made / "offsets.npy", (0, 0))  # likewise, but in use
+    open_grouped(repeated, 2, tokenizer)
+    assert not old.exists()
+    assert made.is_dir()
 
 
 def test_a_joined_row_shows_its_media_once_and_asks_all_questions(repeated, grouped):

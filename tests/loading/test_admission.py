@@ -2,11 +2,15 @@
 
 import os
 import shutil
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from smolvlm2.data.kept_results import KEPT
 from smolvlm2.data.manifest import Manifest
+from smolvlm2.data.shards import unfinished_name
 from smolvlm2.loading import admission as module
 from smolvlm2.loading.admission import Admission, admitted_rows
 from smolvlm2.plan.samples import RECORD
@@ -46,6 +50,21 @@ def test_the_second_opening_reads_what_the_first_computed(opened, monkeypatch):
     assert isinstance(again.columns["tokens"], np.memmap)
     assert (again.digest, again.subsets) == (first.digest, first.subsets)
     assert [path.name for path in manifest.folder.glob("*.partial")] == []
+
+
+def test_forgotten_results_go_when_a_new_one_is_written(opened):
+    manifest, lengths = opened
+    admitted_rows(manifest, lengths, ALL)
+    first = next(manifest.folder.glob("lengths-*"))
+    for number in range(KEPT + 2):
+        copy = Path(shutil.copytree(first, first.with_name(f"lengths-{number}")))
+        os.utime(copy / "facts.json", (number, number))  # in 1970
+    os.utime(first / "facts.json", (0, 0))  # likewise, but in use
+    admitted_rows(manifest, lengths, replace(ALL, max_tokens=100))
+    left = {path.name for path in manifest.folder.glob("lengths-*")}
+    assert {"lengths-0", "lengths-1", "lengths-2"}.isdisjoint(left)
+    assert first.name in left
+    assert len(left) == KEPT + 1
 
 
 def test_rows_are_sorted_by_subset_and_row_whatever_the_chunks(opened, monkeypatch):
@@ -99,7 +118,7 @@ def test_what_changes_a_length_has_its_own_file_and_what_does_not_shares_it(open
 def test_a_folder_that_cannot_be_written_is_no_obstacle(opened):
     manifest, lengths = opened
     # Root may write everywhere, so a file stands where the folder would be made.
-    name = f"lengths-{module._key(manifest, lengths, ALL, NONE)}.{os.getpid()}.partial"
+    name = unfinished_name(f"lengths-{module._key(manifest, lengths, ALL, NONE)}")
     (manifest.folder / name).write_text("")
     rows = admitted_rows(manifest, lengths, ALL)
     assert rows.records is None

@@ -54,12 +54,17 @@ def test_what_a_skipped_sample_left_behind_is_gone(make_reader, planned_world, b
     overrides, broken_id = broken_world
     reader = replace(make_reader(*overrides)[1], capacity=ROOM)
     _, plans = planned_world
-    pair, single = plans[2], plans[1]
+    pair = plans[2]
     source = next(i for i, m in enumerate(reader.manifests) if m.source == broken_id.split("/")[0])
     row = next(
         n for n in range(len(reader.manifests[source]))
         if reader.manifests[source].sample_id(n) == broken_id
     )  # fmt: skip
+    data, whole = make_reader()
+    singles = [plan for pack in data.plan.packs_of_window(0) for plan in whole.planned(pack)]
+    single = next(
+        plan for plan in singles if plan.modality == 1 and (plan.source, plan.row) != (source, row)
+    )
     broken = single._replace(source=source, row=row)
     for planned, kept in (([pair, broken, single], [pair, single]), ([broken], []), ([pair], None)):
         kept = planned if kept is None else kept

@@ -169,7 +169,7 @@ def test_the_default_capacity_is_raised_for_costly_samples():
     capacity = capacity_for(
         PackSettings(), samples_per_pack=4, tokens=tokens, tiles=tiles, costs=costs
     )
-    assert capacity.tokens == int(np.ceil(1.5 * 20 / mean * 100))
+    assert capacity.tokens == int(np.ceil(2 * 20 / mean * 100))
     costs[1:] = 1  # one in a thousand may cost what it likes
     capacity = capacity_for(
         PackSettings(), samples_per_pack=4, tokens=tokens, tiles=tiles, costs=costs

@@ -73,6 +73,33 @@ def test_a_skip_that_was_not_recorded_fails(make_trainer, broken_world, tmp_path
     assert "samples were loaded; the plan has" in audit_run(tmp_path / "run").problems[0]
 
 
+def test_a_skip_holds_from_its_record_on(make_trainer, world, tmp_path):
+    """A source that begins anew shows once more what was read before, in a first epoch again."""
+    shutil.copytree(world / "data", tmp_path / "data")
+    options = [
+        f"data.root={tmp_path / 'data'}",
+        "data.mixture.entries=[{source: cauldron_digits}]",
+        "training.max_skip_fraction=1",
+    ]
+    first = make_trainer(tmp_path / "run", *options)
+    first.progress = lambda line: setattr(first.stop, "signal", "SIGTERM")
+    first.train()
+    for path in {tmp_path / "data" / row.media[0].path for row in rows_of(first)}:
+        path.unlink()
+    again = make_trainer(tmp_path / "run", *options, "image.longest_edge=32", replan=True)
+    again.train()
+    assert [place.following for place in again.planned.plan.places(1)] == [0]
+    report = audit_run(tmp_path / "run")
+    assert (report.checked, report.problems, report.unplanned) == (6, [], [])
+    assert report.samples == next(iter(first.run.log))["samples"]
+    assert report.skipped > report.samples
+
+
+def rows_of(trainer):
+    manifest = trainer.reader.manifests[0]
+    return [manifest.row(row) for row in range(len(manifest))]
+
+
 def test_a_loader_that_swaps_two_samples_fails(make_trainer, tmp_path, monkeypatch):
     plain = PackReader.planned
 

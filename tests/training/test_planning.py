@@ -1,6 +1,7 @@
 """From a recipe to its plan: sizes, ends, warnings."""
 
 import json
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -53,6 +54,18 @@ def test_steps_of_a_mixture_that_ends_are_counted_once_and_kept(plan_recipe, wor
     assert json.loads(kept.read_text()) == {"steps": data.steps}
     monkeypatch.setattr(planning, "count_steps", None)
     assert plan_recipe("data.mixture.epochs=2").steps == data.steps
+
+
+def test_forgotten_counts_go_when_steps_are_counted(plan_recipe, world, monkeypatch):
+    monkeypatch.setattr(planning, "KEPT_COUNTS", 1)
+    kept = world / "data" / "prepared" / ".plans"
+    kept.mkdir(exist_ok=True)
+    old = kept / "0123456789abcdef.json"
+    old.write_text('{"steps": 5}')
+    os.utime(old, (0, 0))
+    data = plan_recipe("data.mixture.epochs=3")
+    assert (kept / f"{data.plan.digest()}.json").is_file()
+    assert not old.exists()
 
 
 def test_every_source_comes_as_often_as_the_epochs_say(plan_recipe):

@@ -44,7 +44,7 @@ def test_a_new_folder_begins_and_a_run_with_checkpoints_goes_on(folder, make_rec
 
 def test_another_recipe_is_refused_with_the_difference(run_copy, make_recipe):
     recipe = make_recipe("training.learning_rate=0.5", "training.seed=1")
-    expected = r"training.learning_rate: 0.001 before, 0.5 now; training.seed: 4 before, 1 now"
+    expected = r"training.learning_rate: 0.001 before, 0.5 now; training.seed: 42 before, 1 now"
     with pytest.raises(ResumeError, match=expected):
         RunFolder(run_copy).check(recipe, restart=False)
     assert RunFolder(run_copy).check(recipe, restart=True) is False

@@ -1,6 +1,7 @@
 """A run whose data change on the way: declared in the recipe, or asked for on resume."""
 
 import json
+import logging
 
 import pytest
 
@@ -60,6 +61,21 @@ def test_another_mixture_is_refused_on_resume_and_taken_with_replan(make_trainer
     assert places["text_digits"]["following"] > 0
     assert places["cauldron_digits"] == {"following": 0, "left_over": []}
     assert trainer.state.step == 6
+
+
+def test_a_segment_with_other_sizes_goes_on_in_the_middle_of_a_window(
+    make_trainer, tmp_path, caplog
+):
+    caplog.set_level(logging.INFO)
+    first = make_trainer(tmp_path / "run", OTHER)
+    first.progress = lambda line: setattr(first.stop, "signal", "SIGTERM")
+    first.train()
+    after = make_trainer(tmp_path / "run", OTHER, "image.longest_edge=32", replan=True)
+    places = dict(zip([t.name for t in after.plan.tables], after.plan.places(1), strict=True))
+    assert places["text_digits"].left_over
+    assert places["cauldron_digits"].following == 0
+    assert "cauldron_digits is new to the run, or changed" in caplog.text
+    assert "is passed over" not in caplog.text
 
 
 def test_changed_data_are_refused_with_the_difference(make_trainer, broken_world, tmp_path):

@@ -15,7 +15,7 @@ from smolvlm2.processing.processor import Processor
 from smolvlm2.training.memory import GIB, estimate_memory
 from smolvlm2.training.planning import PlannedData, plan_data, size_plan
 from smolvlm2.training.recipe import Recipe
-from smolvlm2.training.stage import starting_config, starting_tokenizer
+from smolvlm2.training.starting_point import starting_config, starting_tokenizer
 
 MEASURED_STEPS = 100
 """Steps that are planned to measure fill, waiting and spread."""

@@ -4,7 +4,6 @@ A grouped source looks like the source that it is made of, with fewer and longer
 once for a number of rows and a tokenizer, and lies in a folder of its own beside the geometry.
 """
 
-import os
 import shutil
 from dataclasses import fields, replace
 from pathlib import Path
@@ -20,7 +19,9 @@ from smolvlm2.data.geometry import (
     Geometry,
     token_folder,
 )
+from smolvlm2.data.kept_results import hold, prune
 from smolvlm2.data.manifest import Manifest, ManifestRow
+from smolvlm2.data.shards import unfinished_name
 from smolvlm2.processing.lengths import turn_tokens
 from smolvlm2.processing.tokenizer import Tokenizer
 
@@ -106,8 +107,8 @@ def open_grouped(manifest: Manifest, most: int, tokenizer: Tokenizer) -> Manifes
     if most == 1:
         return manifest
     folder = manifest.folder / f"grouped-{most}-{tokenizer.key}-{manifest.hash[:16]}"
-    if not folder.is_dir():
-        unfinished = folder.with_name(f"{folder.name}.{os.getpid()}.partial")
+    if not hold(folder / OFFSETS_FILE):
+        unfinished = folder.with_name(unfinished_name(folder.name))
         shutil.rmtree(unfinished, ignore_errors=True)
         try:
             _write(manifest, most, tokenizer, unfinished)
@@ -115,6 +116,8 @@ def open_grouped(manifest: Manifest, most: int, tokenizer: Tokenizer) -> Manifes
                 unfinished.rename(folder)
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)
+        hold(folder / OFFSETS_FILE)
+        prune(manifest.folder, "grouped-*", file=OFFSETS_FILE)
     return GroupedManifest(manifest, folder)
 
 

@@ -7,7 +7,6 @@ samples again takes no time and no memory.
 import hashlib
 import json
 import logging
-import os
 import shutil
 from collections import Counter
 from collections.abc import Sequence
@@ -21,7 +20,9 @@ from numpy.typing import NDArray
 
 from smolvlm2.data.contamination import contaminated_rows
 from smolvlm2.data.geometry import FLAGS, MEDIA_COLUMNS, MESSAGE_COLUMNS, TOKEN_COLUMNS, Geometry
+from smolvlm2.data.kept_results import hold, prune
 from smolvlm2.data.manifest import Manifest
+from smolvlm2.data.shards import unfinished_name
 from smolvlm2.errors import DataError
 from smolvlm2.loading.row_lengths import measure_rows
 from smolvlm2.plan.samples import RECORD, map_records
@@ -81,8 +82,8 @@ def admitted_rows(manifest: Manifest, lengths: LengthModel, admission: Admission
         raise DataError(f"{manifest.folder}: opened without token columns")
     contaminated = manifest.holding(contaminated_rows(manifest.folder, manifest.base_hash))
     folder = manifest.folder / f"lengths-{_key(manifest, lengths, admission, contaminated)}"
-    if not (folder / FACTS_FILE).is_file():
-        unfinished = folder.with_name(f"{folder.name}.{os.getpid()}.partial")
+    if not hold(folder / FACTS_FILE):
+        unfinished = folder.with_name(unfinished_name(folder.name))
         shutil.rmtree(unfinished, ignore_errors=True)  # of a process of this number that died
         try:
             unfinished.mkdir()
@@ -95,6 +96,8 @@ def admitted_rows(manifest: Manifest, lengths: LengthModel, admission: Admission
                 unfinished.rename(folder)
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)
+        hold(folder / FACTS_FILE)
+        prune(manifest.folder, "lengths-*", file=FACTS_FILE)
     facts = json.loads((folder / FACTS_FILE).read_text(encoding="utf-8"))
     columns = map_records(folder / RECORDS_FILE)
     return AdmittedRows(columns=columns, records=folder / RECORDS_FILE, **_restored(facts))

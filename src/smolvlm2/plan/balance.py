@@ -113,17 +113,18 @@ class Exchange:
         self.measures[:, len(self.limits) :] *= weight
         self.load[:, len(self.limits) :] *= weight
 
-    def level(self, rounds: int, *, capacity: bool = False) -> None:
+    def level(self, rounds: int, *, start: int = 0, capacity: bool = False) -> None:
         """Exchange one sample in each pair of packs, all pairs at once, for some rounds.
 
         Pairs join much with little of one measure after another; then they are drawn, and so on.
 
         Args:
             rounds: Their number.
+            start: How many of them are done already.
             capacity: Whether packs within capacity stay there; slower.
         """
         packs, kinds = self.load.shape
-        for number in range(rounds if packs > 1 else 0):
+        for number in range(start, rounds if packs > 1 else 0):
             kind = number % (kinds + 1)
             if kind < kinds:
                 order = np.argsort(self.load[:, kind], kind="stable")
@@ -205,10 +206,12 @@ class Exchange:
         v: NDArray[np.float64],
     ) -> NDArray[np.float64]:
         """By how much each exchange raises what is above capacity, ``(pairs, places, places)``."""
-        kinds = len(self.limits)
-        moved = u[:, :, None, :kinds] - v[:, None, :, :kinds]
-        over_a = (self.load[a, :kinds] - self.limits)[:, None, None]
-        over_b = (self.load[b, :kinds] - self.limits)[:, None, None]
-        after = np.maximum(over_a - moved, 0) + np.maximum(over_b + moved, 0)
-        before = np.maximum(over_a, 0) + np.maximum(over_b, 0)
-        return (after - before).sum(axis=3)
+        found = np.zeros((len(a), u.shape[1], v.shape[1]))
+        for kind, limit in enumerate(self.limits.tolist()):
+            moved = u[:, :, None, kind] - v[:, None, :, kind]
+            over_a = (self.load[a, kind] - limit)[:, None, None]
+            over_b = (self.load[b, kind] - limit)[:, None, None]
+            found -= np.maximum(over_a, 0) + np.maximum(over_b, 0)
+            found += np.maximum(over_a - moved, 0)
+            found += np.maximum(over_b + moved, 0)
+        return found

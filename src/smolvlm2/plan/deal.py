@@ -33,21 +33,28 @@ def deal(features: NDArray[np.int64], *, seed: int, window: int) -> NDArray[np.i
     count = len(features)
     left = permute(np.arange(count), count, derive_key(seed, window))
     steps = _deviations(features)[left]
+    lengths = np.einsum("ij,ij->i", steps, steps)
     order = np.empty(count, dtype=np.int64)
     pool = np.arange(min(count, POOL))
-    chosen, total = 0, np.zeros(features.shape[1])
+    pooled, pooled_lengths = steps[pool], lengths[pool]
+    size, chosen, total = len(pool), 0, np.zeros(features.shape[1])
     for place in range(count):
         if place:
-            near = steps[pool] + total
-            chosen = int(np.einsum("ij,ij->i", near, near).argmin())
+            # The squared length of each sum, but for that of the total, which they share.
+            near = pooled[:size] @ total
+            near += near
+            near += pooled_lengths[:size]
+            chosen = int(near.argmin())
         number = pool[chosen]
         order[place], total = left[number], total + steps[number]
+        # The next one takes its place, or the last of the pool where none is left.
         following = place + POOL
         if following < count:
             pool[chosen] = following
         else:
-            pool[chosen] = pool[-1]
-            pool = pool[:-1]
+            size -= 1
+            pool[chosen] = pool[size]
+        pooled[chosen], pooled_lengths[chosen] = steps[pool[chosen]], lengths[pool[chosen]]
     return np.roll(order, derive_key(seed, window, 1) % max(count, 1))
 
 

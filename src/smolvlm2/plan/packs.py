@@ -14,6 +14,8 @@ FILLS = (0.995, 0.975)
 """Mean fills that are tried, one after another, before samples are packed as tightly as can be."""
 ROUNDS = 40
 """Rounds of exchange between packs; twice as many gain less than 0.1 % of a step."""
+EARLY_ROUNDS = 8
+"""Rounds after which the excess shows whether the others can help."""
 HOPELESS = 0.01
 """Mean excess over capacity after the exchange that says that samples are too large for it."""
 TIGHT_ROUNDS = 12
@@ -24,7 +26,7 @@ EMPHASIS = 3
 """That weight, against tokens and tiles."""
 COSTLY_SHARE = 0.001
 """Samples that may cost more than the default capacity is made for."""
-COSTLY_PART = 1.5
+COSTLY_PART = 2
 """Mean cost of a pack of the default capacity, at least so many times that of a costly sample."""
 
 
@@ -192,7 +194,10 @@ def _share_out(
     weight = measures[:, 2:].max(axis=1) if costs.shape[1] else measures.sum(axis=1)
     pack_of = spread(packs, weight, tiles, tokens, documents=capacity.documents)
     exchange = Exchange(pack_of, packs, measures, limits, documents=capacity.documents)
-    exchange.level(ROUNDS)
+    exchange.level(EARLY_ROUNDS)
+    if exchange.excess() > 2 * HOPELESS:
+        return exchange  # all further rounds lower it by less than a half
+    exchange.level(ROUNDS, start=EARLY_ROUNDS)
     cost = exchange.load[:, 2:]
     if exchange.excess() <= HOPELESS and (cost.max(axis=0) > cost.mean(axis=0) * UNEVEN).any():
         # Documents of very different length: attention makes packs of equal fill unequal.

@@ -9,8 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from smolvlm2.data.kept_results import hold, prune
 from smolvlm2.data.manifest import Manifest
 from smolvlm2.data.mixture import MixtureSettings, check_overlap
+from smolvlm2.data.shards import unfinished_name
 from smolvlm2.errors import ConfigError, DataNotFoundError
 from smolvlm2.loading.sample_table import (
     admit,
@@ -31,6 +33,8 @@ logger = logging.getLogger(__name__)
 
 SIZING_SAMPLES = 8192
 """Samples of the order from which means are taken: the first window of the default size."""
+KEPT_COUNTS = 256
+"""Counted plans that are kept, however old: each is a file of some bytes."""
 MANY_EPOCHS = 4
 """Above this a source is repeated so often that there is a warning."""
 
@@ -223,15 +227,16 @@ def _steps(plan: Plan, prepared: Path) -> int | None:
     if plan.windows is None:
         return None
     path = prepared / ".plans" / f"{plan.digest()}.json"
-    if path.is_file():
+    if hold(path):
         return int(json.loads(path.read_text(encoding="utf-8"))["steps"])
     logger.info("counting the steps of %d windows, once for this plan", plan.windows)
     steps = count_steps(plan)
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    unfinished = path.with_name(unfinished_name(path.name))
     try:
         path.parent.mkdir(exist_ok=True)
         unfinished.write_text(json.dumps({"steps": steps}), encoding="utf-8")
         unfinished.rename(path)
+        prune(path.parent, "*", file=None, keep=KEPT_COUNTS)
     except OSError as error:
         logger.info("%s: cannot be written (%s), steps are counted again next time", path, error)
     return steps

@@ -200,7 +200,7 @@ def plan_run(
         number = position.segment
         data, places = [], []
         for record in records[number:]:
-            now = _plan_again(run, record, recipe, processor, config)
+            now = _plan_again(_saved(run, record, recipe), processor, config)
             _compare(run, record, now)
             data.append(now)
             places.append(record.places)
@@ -278,16 +278,13 @@ def read_segments(run: RunFolder) -> list[SegmentRecord]:
         ) from error
 
 
-def _plan_again(
-    run: RunFolder,
-    record: SegmentRecord,
-    recipe: Recipe,
-    processor: Processor,
-    config: SmolVLMConfig,
-) -> PlannedData:
-    """Plan a segment with the recipe that planned it, from where the data lie now."""
+def _saved(run: RunFolder, record: SegmentRecord, recipe: Recipe) -> Recipe:
+    """The recipe that planned a segment, with where the data lie now."""
     saved = load_config(Recipe, run.root / "plan" / record.recipe)
-    saved = replace(saved, data=replace(saved.data, root=recipe.data.root))
+    return replace(saved, data=replace(saved.data, root=recipe.data.root))
+
+
+def _plan_again(saved: Recipe, processor: Processor, config: SmolVLMConfig) -> PlannedData:
     context = config.text.max_position_embeddings
     return plan_data(saved, processor, context=context, config=config)
 
@@ -326,8 +323,11 @@ def _places_left(
     """Where each source of a segment stands at a position, by the hash of the source's samples."""
     hashes = [source.hash for source in record.sources]
     assert record.places is not None
+    saved = _saved(run, record, recipe)
+    # Its steps had the lengths of its own settings, which the new segment may change.
+    own = Processor.for_model(config, processor.tokenizer, image=saved.image, video=saved.video)
     try:
-        plan = _plan_again(run, record, recipe, processor, config).plan
+        plan = _plan_again(saved, own, config).plan
     except SmolVLMError as error:
         logger.info("segment of step %d cannot be planned again: %s", record.first_step, error)
     else:

@@ -1,0 +1,27 @@
+"""What a stage starts from without its weights: shapes and tokenizer. No torch in this file."""
+
+from pathlib import Path
+
+from smolvlm2.model.component_shapes import component_shapes
+from smolvlm2.model.config import SmolVLMConfig
+from smolvlm2.model.hub import read_json, resolve_checkpoint
+from smolvlm2.processing.tokenizer import Tokenizer, extend_for_images
+from smolvlm2.training.recipe import Recipe
+
+
+def starting_config(recipe: Recipe, checkpoint: str | Path | None) -> SmolVLMConfig:
+    """Shapes of the model that a stage starts from; reads no weights."""
+    if checkpoint is None:
+        return component_shapes(recipe.model)
+    path = resolve_checkpoint(checkpoint, patterns=("*.json",)) / "config.json"
+    return SmolVLMConfig.from_hf(read_json(path), where=str(path))
+
+
+def starting_tokenizer(recipe: Recipe, checkpoint: str | Path | None) -> Tokenizer:
+    """The tokenizer of a stage: the checkpoint's, or the text decoder's with the image tokens."""
+    if checkpoint is not None:
+        return Tokenizer.from_pretrained(checkpoint)
+    return extend_for_images(
+        recipe.model.text_decoder.name,
+        model_max_length=recipe.model.text_decoder.max_position_embeddings,
+    )
