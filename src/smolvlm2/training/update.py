@@ -26,6 +26,7 @@ from smolvlm2.training.optimizer import (
     local_shards,
 )
 from smolvlm2.training.randomness import PackRandomness
+from smolvlm2.training.step_clock import StepClock
 
 INPUTS = (
     *("input_ids", "positions", "document_ids", "cu_seqlens", "loss_positions"),
@@ -54,10 +55,14 @@ class Updater:
     """This rank's part of every parameter."""
     optimizer: Optimizer = field(init=False)
     """Over the shards of all parameters, frozen ones too."""
+    clock: StepClock = field(init=False)
+    """Where the time goes."""
 
     def __post_init__(self) -> None:
         self.shards = local_shards(self.model)
         self.optimizer = build_optimizer(self.shards.items(), self.settings)
+        self.clock = StepClock(self.world.device)
+        self.clock.watch(self.model)
 
     def gradients(
         self, batch: StepBatch, numbers: Sequence[int | None], divisor: float, *, at: str
@@ -85,15 +90,17 @@ class Updater:
                 # By now the copy to the device of the pack before is long over.
                 results[place - 1].copied()
                 batch.release(place - 1)
-        with_gradient = hand_over_gradients(self.model, self.shards)
-        with self.world.watch(at):
+        with self.world.watch(at), self.clock.during("optimizer"):
+            with_gradient = hand_over_gradients(self.model, self.shards)
             norm = clip_gradients(with_gradient, self.settings.max_grad_norm, self.mesh)
         computed = Computed(losses={}, by_modality=np.zeros((len(MODALITIES), 2)))
         for number, result in zip(numbers, results, strict=True):
             if number is not None:
                 computed.losses[number] = result.loss_sum.item()
                 computed.by_modality += result.by_modality()
-        return StepLoss.of(self.world.gather(computed, at=at)), float(norm)
+        with self.clock.waiting():
+            told = self.world.gather(computed, at=at)
+        return StepLoss.of(told), float(norm)
 
     def _backward(self, pack: MicroBatch, divisor: float, at: str) -> "_Passed":
         """Add a pack's gradients."""
@@ -105,7 +112,7 @@ class Updater:
             for name in INPUTS
         }
         event = torch.cuda.current_stream().record_event() if device.type == "cuda" else None
-        with self.world.watch(at):
+        with self.world.watch(at), self.clock.during("text"):
             output = self.model(**inputs, max_length=self.max_length)
             assert output.loss_sum is not None
             assert output.token_losses is not None
@@ -121,7 +128,8 @@ class Updater:
 
     def apply(self) -> None:
         """Move the weights along the gradients, and forget these."""
-        self.optimizer.step()
+        with self.clock.during("optimizer"):
+            self.optimizer.step()
         self.discard()
 
     def discard(self) -> None:
