@@ -160,8 +160,7 @@ class Trainer:
 
     def _rewind(self, folder: Any, step: int) -> None:
         self.run.point_at(folder)
-        self.run.log.cut(step)
-        self.run.skips.mend()
+        self.log.rewind(step)
 
     def train(self) -> Ending:
         """Run to the last step or until asked to stop; checkpoints on the way, export at the end.
@@ -178,7 +177,7 @@ class Trainer:
         skips = [Skip(**{k: v for k, v in line.items() if k != "step"}) for line in lines]
         self.reader.skipped_before = {skip.occurrence: skip for skip in skips}
         passed = self.world.lead(lambda: ranges_of(self.run), at="reading what is passed over")
-        with self.stop:
+        with self.stop, self.log.writing(self.recipe, self.state.step):
             ending: Ending = "finished"
             while ending == "finished" and self.state.step < self.recipe.training.max_steps:
                 step, last = self.state.step, self.recipe.training.max_steps

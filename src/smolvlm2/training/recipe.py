@@ -20,6 +20,7 @@ from smolvlm2.training.adapters import AdapterSettings
 from smolvlm2.training.launch import ParallelSettings
 from smolvlm2.training.optimizer import OptimizerSettings
 from smolvlm2.training.schedule import ScheduleSettings
+from smolvlm2.training.writers import LoggingSettings
 
 
 @dataclass(kw_only=True)
@@ -231,3 +232,5 @@ class Recipe:
     """Changes of the data at later steps, in order: a curriculum, or a batch that grows."""
     checkpoint: CheckpointSettings = field(default_factory=CheckpointSettings)
     """When the run is saved."""
+    logging: LoggingSettings = field(default_factory=LoggingSettings)
+    """Where else its numbers go."""

@@ -3,6 +3,7 @@
 config.yaml    the merged recipe
 log.jsonl      one line a step
 exit_status    how the last start ended, when it ended in order; for scripts behind a launcher
+writers.json, tensorboard/   what other places were told of the log
 skips.jsonl    one line for each sample that could not be read
 plan/          what the plan resolved to; passed_over.jsonl: data left out by --skip-steps
 checkpoints/   step-00000500/ ..., latest -> the newest
@@ -26,6 +27,7 @@ FREE_KEYS = (
     "data.workers",
     "parallel.",
     "checkpoint.",
+    "logging.",
     "encoder.",
     "training.activation_checkpointing",
     "training.threads",
@@ -55,6 +57,8 @@ WRITTEN = (
     "log.jsonl",
     "skips.jsonl",
     "exit_status",
+    "writers.json",
+    "tensorboard",
     "config.json",
     "generation_config.json",
     "model.safetensors",

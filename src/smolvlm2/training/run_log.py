@@ -1,14 +1,17 @@
 """What a run writes down while it goes: its log and its skips, by rank 0."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 from smolvlm2.errors import SmolVLMError, TrainingError
 from smolvlm2.loading.reader import Skip
 from smolvlm2.training.distributed import World
+from smolvlm2.training.recipe import Recipe
 from smolvlm2.training.run_folder import RunFolder
+from smolvlm2.training.writers import Writers
 
 logger = logging.getLogger(__name__)
 
@@ -23,10 +26,35 @@ class RunLog:
     """Its rank 0 writes."""
     trouble: SmolVLMError | None = field(default=None, init=False)
     """Why a file could not be written; the ranks stop at the next step."""
+    _sent: int | None = field(default=None, init=False)
+    _writers: Writers | None = field(default=None, init=False)
+
+    def rewind(self, step: int) -> None:
+        """Drop what the log says of ``step`` and later ones: they are computed again."""
+        steps = [line["step"] for line in self.run.log]
+        self._sent = max(steps, default=None)
+        self.run.log.cut(step)
+        self.run.skips.mend()
+
+    @contextmanager
+    def writing(self, recipe: Recipe, step: int) -> Iterator[None]:
+        """Let the recipe's writers take part, on rank 0, from a step on."""
+        if self.world.leads:
+            self._writers = Writers(
+                recipe.logging, self.run.root, recipe, step=step, sent=self._sent
+            )
+        try:
+            yield
+        finally:
+            if self._writers is not None:
+                self._writers.close()
+                self._writers = None
 
     def append(self, line: dict[str, Any]) -> None:
         """Write a line of the log."""
         self.write(lambda: self.run.log.append(line))
+        if self._writers is not None:
+            self._writers.write(line)
 
     def write(self, work: Callable[[], None]) -> None:
         """Write one of the run's files on rank 0; a failure stops all ranks at the next step."""

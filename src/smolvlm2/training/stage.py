@@ -41,6 +41,7 @@ from smolvlm2.training.recipe import Recipe
 from smolvlm2.training.run_folder import RunFolder
 from smolvlm2.training.segments import PlannedRun, plan_run
 from smolvlm2.training.signals import StopRequest
+from smolvlm2.training.writers import check_writers
 
 logger = logging.getLogger(__name__)
 
@@ -115,6 +116,7 @@ def build_trainer(
             than promised.
         CheckpointError: Tokenizer and model do not belong together.
         PlanError: There are more ranks than packs in a step.
+        MissingDependencyError: The recipe names a writer whose package is not installed.
     """
     if recipe.training.threads is not None:
         torch.set_num_threads(recipe.training.threads)
@@ -225,6 +227,7 @@ def _look_at(
     skip: Range | None,
 ) -> bool:
     """Whether an earlier run goes on; refuses what contradicts the folder."""
+    check_writers(recipe.logging.writers)
     resumed = run.check(recipe, restart=restart, replan=replan)
     _check_apart(run, checkpoint, restart=restart)
     if not resumed and resume is not None:
