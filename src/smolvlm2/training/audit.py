@@ -151,7 +151,7 @@ def _check_segment(
     run: RunFolder, lines: list[dict], steps: _Steps, before: str, report: AuditReport
 ) -> str:
     """Compare the steps of one segment; returns the chain at its end."""
-    skipped = {(line["sample_id"], line["epoch"]) for line in run.skips}
+    skipped = {skip.occurrence for skip in run.known_skips()}
     left_out = [(line["step"], frozenset(line["ids"])) for line in run.left_out]
     passed = dict(ranges_of(run))
     for line, (step, planned) in zip(lines, steps.walk(passed), strict=False):

@@ -26,6 +26,7 @@ from smolvlm2.training.checkpoints import (
     TrainingState,
     load_checkpoint,
 )
+from smolvlm2.training.checkups import Checkups, Hook
 from smolvlm2.training.distributed import World, shared
 from smolvlm2.training.estimate import peak_flops
 from smolvlm2.training.exchange import (
@@ -43,7 +44,7 @@ from smolvlm2.training.freezing import (
     learning_rates,
     set_learning_rates,
 )
-from smolvlm2.training.parallelize import gather_weights, whole_model
+from smolvlm2.training.parallelize import gather_weights
 from smolvlm2.training.passed_over import pass_over, ranges_of
 from smolvlm2.training.randomness import PackRandomness
 from smolvlm2.training.rank_share import RankShare
@@ -51,17 +52,16 @@ from smolvlm2.training.recipe import Recipe
 from smolvlm2.training.run_folder import RunFolder
 from smolvlm2.training.run_log import RunLog
 from smolvlm2.training.segments import PlannedRun
+from smolvlm2.training.shared_work import SharedWork
 from smolvlm2.training.signals import Ending, StopRequest
 from smolvlm2.training.step_line import StepLine
 from smolvlm2.training.update import Updater
+from smolvlm2.training.validation import HeldOut
 
 logger = logging.getLogger(__name__)
 
 SKIP_BASIS = 10_000
 """Samples that `max_skip_fraction` is taken of while fewer have been seen."""
-Hook = Callable[[SmolVLM, int], dict[str, Any]]
-"""Called on rank 0 after a checkpoint with a whole copy of the model and the step; its metrics go
-into the log."""
 
 
 @dataclass(kw_only=True)
@@ -84,8 +84,12 @@ class Trainer:
     """Turns packs into arrays."""
     randomness: PackRandomness = field(default_factory=PackRandomness)
     """What noise and dropout draw from."""
+    held_out: HeldOut | None = None
+    """What is validated on; None: nothing."""
     hook: Hook | None = None
     """Evaluation, given by the caller."""
+    work: SharedWork | None = None
+    """What the hook exchanges words through, where it shares the work."""
     progress: Callable[[dict[str, Any]], None] | None = None
     """Called on rank 0 with every line of the log."""
     stop: StopRequest = field(default_factory=StopRequest)
@@ -173,11 +177,12 @@ class Trainer:
                 is missing.
         """
         self.reader.skip_ids = frozenset(self.recipe.data.skip_ids)
-        lines = self.world.lead(lambda: list(self.run.skips), at="reading the skips")
-        skips = [Skip(**{k: v for k, v in line.items() if k != "step"}) for line in lines]
+        skips = self.world.lead(self.run.known_skips, at="reading the skips")
         self.reader.skipped_before = {skip.occurrence: skip for skip in skips}
         passed = self.world.lead(lambda: ranges_of(self.run), at="reading what is passed over")
         with self.stop, self.log.writing(self.recipe, self.state.step):
+            self._checkups = self._make_checkups()
+            self._checkups.catch_up(self.state.step)
             ending: Ending = "finished"
             while ending == "finished" and self.state.step < self.recipe.training.max_steps:
                 step, last = self.state.step, self.recipe.training.max_steps
@@ -336,19 +341,17 @@ class Trainer:
             self.progress(line)
         if state.step % self.recipe.checkpoint.every_steps == 0:
             self.checkpointer.save(self.updater, state)
-            if self.hook:
-                self._evaluate(self.hook, state.step)
+        self._checkups.after(state.step)
 
-    def _evaluate(self, hook: Hook, step: int) -> None:
-        """Call the hook on rank 0 with a whole copy of the model; the others wait."""
-        weights = gather_weights(self.model, self.world)
-
-        def call() -> dict[str, Any]:
-            assert weights is not None
-            return hook(whole_model(self.model.config, weights, self.world.device), step)
-
-        metrics = self.world.alone(call, at=self._here)
-        self.log.append({"step": step - 1, "metrics": metrics})
+    def _make_checkups(self) -> Checkups:
+        return Checkups(
+            recipe=self.recipe,
+            updater=self.updater,
+            log=self.log,
+            held_out=self.held_out,
+            hook=self.hook,
+            work=self.work or SharedWork(world=self.world),
+        )
 
     def _record_skips(self, skips: list[Skip], step: int) -> None:
         self.log.record_skips(skips, step, self.reader.skipped_before)

@@ -10,7 +10,7 @@ from smolvlm2.errors import SmolVLMError, TrainingError
 from smolvlm2.loading.reader import Skip
 from smolvlm2.training.distributed import World
 from smolvlm2.training.recipe import Recipe
-from smolvlm2.training.run_folder import RunFolder
+from smolvlm2.training.run_folder import During, RunFolder
 from smolvlm2.training.writers import Writers
 
 logger = logging.getLogger(__name__)
@@ -70,11 +70,20 @@ class RunLog:
             )
 
     def record_skips(
-        self, skips: Sequence[Skip], step: int, known: dict[tuple[str, int], Skip]
+        self,
+        skips: Sequence[Skip],
+        step: int,
+        known: dict[tuple[str, int], Skip],
+        *,
+        during: During = "training",
     ) -> None:
         """Write down samples that could not be read, those that are not ``known`` yet."""
         for skip in skips:
+            if skip.occurrence in known and during == "validation":
+                continue  # said once: the same samples come every time
             if skip.occurrence not in known:
                 entry = {"step": step, **vars(skip)}
+                if during == "validation":
+                    entry["during"] = during
                 self.write(lambda entry=entry: self.run.skips.append(entry))  # type: ignore[misc]
-            logger.warning("step %d: skipped %s: %s", step, skip.sample_id, skip.detail)
+            logger.warning("step %d, %s: skipped %s: %s", step, during, skip.sample_id, skip.detail)

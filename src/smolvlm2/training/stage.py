@@ -24,9 +24,10 @@ from smolvlm2.processing.processor import Processor
 from smolvlm2.processing.tokenizer import Tokenizer, extend_for_images
 from smolvlm2.training.adapters import attach_adapters
 from smolvlm2.training.checkpoints import find_checkpoint
+from smolvlm2.training.checkups import Hook, MakeHook
 from smolvlm2.training.distributed import World, connect
 from smolvlm2.training.launch import Launch
-from smolvlm2.training.loop import Hook, Trainer
+from smolvlm2.training.loop import Trainer
 from smolvlm2.training.memory import Checkpointing, choose_checkpointing, estimate_memory
 from smolvlm2.training.parallelize import (
     FREE_SHARE,
@@ -40,7 +41,9 @@ from smolvlm2.training.randomness import PackRandomness, add_embedding_noise
 from smolvlm2.training.recipe import Recipe
 from smolvlm2.training.run_folder import RunFolder
 from smolvlm2.training.segments import PlannedRun, plan_run
+from smolvlm2.training.shared_work import SharedWork
 from smolvlm2.training.signals import StopRequest
+from smolvlm2.training.validation import HeldOut, plan_validation
 from smolvlm2.training.writers import check_writers
 
 logger = logging.getLogger(__name__)
@@ -89,7 +92,7 @@ def build_trainer(
     skip_steps: Range | None = None,
     device: str | None = None,
     launch: Launch | None = None,
-    hook: Hook | None = None,
+    make_hook: MakeHook | None = None,
     progress: Callable[[dict[str, Any]], None] | None = None,
     stop: StopRequest | None = None,
 ) -> Trainer:
@@ -106,7 +109,7 @@ def build_trainer(
         skip_steps: Steps of the run that goes on whose data are passed over.
         device: Where to train; None: CUDA where there is one, else the CPU.
         launch: How this process was started; None: alone.
-        hook: Evaluation after each checkpoint.
+        make_hook: Makes the evaluation that the recipe asks for.
         progress: Called on rank 0 with every line of the log.
         stop: Asked before every step whether to save and end.
 
@@ -145,6 +148,10 @@ def build_trainer(
         lambda: _parts(run, recipe, checkpoint, world, position=position, replan=replan),
         at="start",
     )
+    work = SharedWork(world=world)
+    held_out, hook = world.together(
+        lambda: _watchers(recipe, config, processor, planned, work, make_hook), at="start"
+    )
     # Only now that nothing can be missing any more does an earlier run go.
     world.lead(lambda: _begin(run, recipe, planned, resumed=resumed), at="start")
     randomness = PackRandomness(seed=recipe.training.seed)
@@ -158,7 +165,9 @@ def build_trainer(
         planned=planned,
         reader=_pack_reader(recipe, config, processor, planned),
         randomness=randomness,
+        held_out=held_out,
         hook=hook,
+        work=work,
         progress=progress,
         stop=stop or StopRequest(),
     )
@@ -277,6 +286,23 @@ def _parts(
     else:
         model = SmolVLM.from_pretrained(checkpoint, dtype=torch.float32)
     return config, processor, planned, model.to(world.device)
+
+
+def _watchers(
+    recipe: Recipe,
+    config: SmolVLMConfig,
+    processor: Processor,
+    planned: PlannedRun,
+    work: SharedWork,
+    make_hook: MakeHook | None,
+) -> tuple[HeldOut | None, Hook | None]:
+    """What looks at the model on the way; what it misses is said before training starts."""
+    held_out = plan_validation(recipe, processor, config, planned.plan, ranks=work.size)
+    if make_hook is None:
+        if recipe.evaluation.benchmarks:
+            logger.warning("evaluation.benchmarks has no effect: nothing here can evaluate")
+        return held_out, None
+    return held_out, make_hook(recipe, processor, work)
 
 
 def _begin(run: RunFolder, recipe: Recipe, planned: PlannedRun, *, resumed: bool) -> None:
