@@ -134,6 +134,19 @@ def audit(
 
 
 @app.command()
+def report(
+    run: Annotated[Path, typer.Argument(help="Folder of a run, finished or not.")],
+    output: Annotated[
+        Path | None, typer.Option(help="HTML file; default: report.html in the run folder.")
+    ] = None,
+) -> None:
+    """Write one HTML page of a run: curves, times, skips, checkpoints, recipe."""
+    from smolvlm2.cli.run_report import write_run_report
+
+    print(write_run_report(run, output))
+
+
+@app.command()
 def evaluate(
     checkpoint: Annotated[
         str, typer.Argument(help="A run, a checkpoint folder, a hub id; a name at an endpoint.")

@@ -1,8 +1,11 @@
 """The training commands, with what lies outside the training room: evaluation and report."""
 
+import logging
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from smolvlm2.errors import SmolVLMError
 from smolvlm2.training.command_line import Stage, exit_on_error, run_stage
 
 if TYPE_CHECKING:
@@ -11,15 +14,27 @@ if TYPE_CHECKING:
     from smolvlm2.training.recipe import Recipe
     from smolvlm2.training.shared_work import SharedWork
 
+logger = logging.getLogger(__name__)
+
 
 def train(stage: Stage, arguments: Sequence[str] | None = None) -> None:
     """Train a stage, evaluating on the way where the recipe asks for it."""
-    run_stage(stage, arguments, make_hook=evaluation_hook)
+    run_stage(stage, arguments, make_hook=evaluation_hook, at_end=_report)
 
 
 def main(stage: Stage) -> None:
     """Entry point of a stage's command."""
     exit_on_error(lambda: train(stage))
+
+
+def _report(run: Path) -> None:
+    """Write the run's page; a run that has ended in order stays one without it."""
+    from smolvlm2.cli.run_report import write_run_report
+
+    try:
+        write_run_report(run)
+    except (OSError, SmolVLMError) as error:
+        logger.warning("no report (%s); smolvlm2 report %s makes it", error, run)
 
 
 def evaluation_hook(recipe: "Recipe", processor: "Processor", work: "SharedWork") -> "Hook | None":

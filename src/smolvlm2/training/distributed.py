@@ -64,6 +64,13 @@ class World:
         self.saving = dist.new_group(backend="gloo", timeout=wait)
 
     @property
+    def device_name(self) -> str:
+        """What the device calls itself."""
+        if self.device.type == "cuda":
+            return torch.cuda.get_device_name(self.device)
+        return self.device.type
+
+    @property
     def leads(self) -> bool:
         """Whether this is rank 0, which writes the run's files and speaks to the user."""
         return self.rank == 0

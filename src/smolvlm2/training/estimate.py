@@ -87,10 +87,15 @@ GPUS = {
 """By the name that ``smolvlm2 estimate --gpu`` takes."""
 
 
+def gpu_key(device_name: str) -> str | None:
+    """Key in `GPUS` of a device, by the name that CUDA reports; None: not known."""
+    return next((key for key, gpu in GPUS.items() if gpu.reported in device_name), None)
+
+
 def peak_flops(device_name: str) -> float | None:
     """FLOP/s in bf16 on paper of a device, by the name that CUDA reports; None: not known."""
-    found = (gpu for gpu in GPUS.values() if gpu.reported in device_name)
-    return next((gpu.peak * 1e12 for gpu in found), None)
+    key = gpu_key(device_name)
+    return None if key is None else GPUS[key].peak * 1e12
 
 
 @dataclass(kw_only=True, frozen=True)

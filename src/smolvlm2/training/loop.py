@@ -44,6 +44,7 @@ from smolvlm2.training.freezing import (
     learning_rates,
     set_learning_rates,
 )
+from smolvlm2.training.memory import GIB
 from smolvlm2.training.parallelize import gather_weights
 from smolvlm2.training.passed_over import pass_over, ranges_of
 from smolvlm2.training.randomness import PackRandomness
@@ -137,9 +138,9 @@ class Trainer:
 
     def _peak_flops(self) -> float | None:
         """Of all ranks; None where the device is not known, or does not compute in bf16."""
-        if self.world.device.type != "cuda" or not self.recipe.training.bf16:
+        if not self.recipe.training.bf16:
             return None
-        peak = peak_flops(torch.cuda.get_device_name(self.world.device))
+        peak = peak_flops(self.world.device_name)
         return None if peak is None else peak * self.world.size
 
     def resume(self, folder: Path, state: TrainingState) -> None:
@@ -240,6 +241,8 @@ class Trainer:
                 }
                 line |= clock.take()
                 line |= self._line.rates(facts, seconds, frozen="vision_encoder" in now)
+                if self.world.device.type == "cuda":
+                    line["memory_gib"] = round(torch.cuda.max_memory_allocated() / GIB, 2)
                 self._finish_step(batch, facts, line)
                 position = self.state.position
         return "finished"

@@ -6,7 +6,9 @@ exit_status    how the last start ended, when it ended in order; for scripts beh
 writers.json, tensorboard/   what other places were told of the log
 skips.jsonl    one line for each sample that could not be read; "during": "validation" marks those
                that were not lost to training
-plan/          what the plan resolved to; passed_over.jsonl: data left out by --skip-steps
+report.html    all of it as a page
+plan/          what the plan resolved to, and on what it ran; passed_over.jsonl: data left out by
+               --skip-steps
 checkpoints/   step-00000500/ ..., latest -> the newest
 config.json, model.safetensors, ...   the last export, in Hugging Face format
 """
@@ -62,6 +64,7 @@ WRITTEN = (
     "log.jsonl",
     "skips.jsonl",
     "exit_status",
+    "report.html",
     "writers.json",
     "tensorboard",
     "config.json",

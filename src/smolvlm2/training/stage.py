@@ -153,7 +153,7 @@ def build_trainer(
         lambda: _watchers(recipe, config, processor, planned, work, make_hook), at="start"
     )
     # Only now that nothing can be missing any more does an earlier run go.
-    world.lead(lambda: _begin(run, recipe, planned, resumed=resumed), at="start")
+    world.lead(lambda: _begin(run, recipe, planned, world, resumed=resumed), at="start")
     randomness = PackRandomness(seed=recipe.training.seed)
     mesh = _lay_out(model, recipe, config, planned.plan.capacity, world, randomness)
     trainer = Trainer(
@@ -305,10 +305,14 @@ def _watchers(
     return held_out, make_hook(recipe, processor, work)
 
 
-def _begin(run: RunFolder, recipe: Recipe, planned: PlannedRun, *, resumed: bool) -> None:
+def _begin(
+    run: RunFolder, recipe: Recipe, planned: PlannedRun, world: World, *, resumed: bool
+) -> None:
     run.begin(recipe, resumed=resumed)
     planned.save(run)
     write_json(planned.facts, run.root / "plan" / "plan.json")
+    hardware = {"device": world.device_name, "ranks": world.size, "torch": torch.__version__}
+    write_json(hardware, run.root / "plan" / "hardware.json")
 
 
 def _record_left_out(run: RunFolder, recipe: Recipe, step: int) -> None:
