@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 WIDTH, HEIGHT = 480, 270
-LEFT, RIGHT, TOP, BOTTOM = 46, 10, 26, 42
+LEFT, RIGHT, TOP, BOTTOM = 54, 10, 26, 42
 COLUMNS = WIDTH - LEFT - RIGHT
 """Of pixels, at the size at which the chart is laid out."""
 SPIKE = 0.99

@@ -25,7 +25,7 @@ svg polyline[class*="s"] { fill: none; stroke-linejoin: round; }
 svg .thin { stroke: var(--c); stroke-width: 1; opacity: .3; }
 svg .bold { stroke: var(--c); stroke-width: 2; }
 .legend i[class^="s"]:not(.smooth) { border-top: 3px solid var(--c); }
-.wide td { overflow-wrap: anywhere; } .wide td, .wide th { text-align: left; }
+.wide td { overflow-wrap: break-word; } .wide td, .wide th { text-align: left; }
 details pre { max-height: 60vh; overflow: auto; } summary { cursor: pointer; }
 details { margin-top: 12px; }
 """

@@ -87,7 +87,10 @@ def _add(history: History, line: dict[str, Any]) -> None:
         history.failures.append((step + 1, line["evaluation_failure"]))
     if "nonfinite" in line:
         history.nonfinite.append(step)
+    columns = history.columns
     for name, value in numbers_of(line):
-        steps, values = history.columns.setdefault(name, ([], []))
+        if name not in columns:
+            columns[name] = [], []
+        steps, values = columns[name]
         steps.append(step)
         values.append(value)

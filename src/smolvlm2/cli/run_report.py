@@ -11,8 +11,17 @@ from smolvlm2.cli.report import facts_card
 from smolvlm2.cli.report_page import section, write_page
 from smolvlm2.cli.run_charts import PARTS, STYLE, charts
 from smolvlm2.cli.run_history import History, read_history
-from smolvlm2.config import diff_configs, find_recipe, load_config, load_raw, recipe_names, to_yaml
-from smolvlm2.errors import ConfigError, ResumeError, SmolVLMError
+from smolvlm2.config import (
+    diff_configs,
+    find_recipe,
+    flatten,
+    load_config,
+    load_raw,
+    recipe_names,
+    to_dict,
+    to_yaml,
+)
+from smolvlm2.errors import ResumeError, SmolVLMError
 from smolvlm2.model.hub import LATEST
 from smolvlm2.training.estimate import gpu_key
 from smolvlm2.training.recipe import Recipe
@@ -209,14 +218,18 @@ def _recipe(recipe: Recipe) -> str:
 
 def nearest_recipe(recipe: Recipe) -> tuple[list[str], list[tuple[str, Any, Any]]] | None:
     """The shipped recipe with the fewest settings that differ, and these: key, shipped, here."""
-    found = []
-    for names in shipped_recipes(recipe.stage):
-        try:
-            shipped = load_config(Recipe, *[find_recipe(name) for name in names])
-        except ConfigError:
-            continue
-        found.append((names, diff_configs(shipped, recipe)))
-    return min(found, key=lambda each: len(each[1]), default=None)
+    here = flatten(to_dict(recipe))
+
+    def others(names: list[str]) -> int:
+        """Settings of the files that are otherwise here; cheap, and enough to choose by."""
+        raw = flatten(load_raw(*[find_recipe(name) for name in names]))
+        return sum(here.get(key) != value for key, value in raw.items())
+
+    nearest = min(shipped_recipes(recipe.stage), key=others, default=None)
+    if nearest is None:
+        return None
+    shipped = load_config(Recipe, *[find_recipe(name) for name in nearest])
+    return nearest, diff_configs(shipped, recipe)
 
 
 def shipped_recipes(stage: str) -> list[list[str]]:

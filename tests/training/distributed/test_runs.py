@@ -1,5 +1,6 @@
 """Whole runs on several ranks: equal to one process, stopped, killed, and gone on with."""
 
+import importlib.util
 import os
 import re
 import shutil
@@ -284,3 +285,26 @@ def test_a_failure_of_one_rank_at_any_place_reaches_all_and_leaves_them_in_step(
     for rank in run_ranks(["-c", SHARED_WORK], 2, seconds=LIMIT):
         assert rank.code == 0, rank.output
         assert "all met" in rank.output
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("peft") is None, reason="needs peft: pip install peft")
+@pytest.mark.parametrize("sharding", ["full", "replicate"])
+def test_adapters_noise_and_chunks_of_tiles_are_the_same_on_two_ranks(
+    run_ranks, train_command, make_trainer, tmp_path, log_lines, sharding
+):
+    settings = (
+        "training.adapters.rank=4",
+        "training.adapters.alpha=8",
+        "training.adapters.trained_embeddings_from=290",
+        "training.freeze_vision_encoder=false",
+        "training.unfreeze_vision_after_steps=null",
+        "training.neftune_alpha=5",
+        "encoder.tile_chunk=2",
+        "training.max_steps=4",
+        f"parallel.sharding={sharding}",
+    )
+    make_trainer(tmp_path / "one", *settings).train()
+    for rank in run_ranks(train_command(tmp_path / "two", *settings), 2, seconds=LIMIT):
+        assert rank.code == 0, rank.output
+    assert_same_training(tmp_path / "two", tmp_path / "one", log_lines)
