@@ -58,6 +58,8 @@ class StepLine:
 
     def imbalance(self, facts: StepFacts, *, frozen: bool) -> float:
         """Cost of the costliest rank's packs over the mean of all ranks; 1 is even."""
+        if len(facts.packs_of_ranks) == 1:
+            return 1.0
         costs = [self._cost(packs, frozen=frozen) for packs in facts.packs_of_ranks]
         mean = sum(costs) / len(costs)
         return round(max(costs) / mean, 4) if mean else 1.0
