@@ -5,6 +5,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from smolvlm2.model.smolvlm import SmolVLM
 from smolvlm2.processing.processor import Processor
 from smolvlm2.training.parallelize import gather_weights, whole_model
@@ -86,12 +88,19 @@ class Checkups:
         self.log.append({"step": step - 1, "validation": found.line()})
 
     def _evaluate(self, hook: Hook, step: int) -> None:
-        world, model = self.updater.world, self.updater.model
-        weights = gather_weights(model, world, everywhere=True)
+        world, config = self.updater.world, self.updater.model.config
+        weights = gather_weights(self.updater.model, world, everywhere=True)
         assert weights is not None
-        whole = whole_model(model.config, weights, world.device)
-        del weights
-        metrics, failure = self.work.run(lambda: hook(whole, step), at=f"evaluation at step {step}")
+
+        def ask() -> dict[str, Any]:
+            # Inside: a device without room for a second model costs the evaluation, not the run.
+            return hook(whole_model(config, weights, world.device), step)
+
+        metrics, failure = self.work.run(ask, at=f"evaluation at step {step}")
+        if world.device.type == "cuda":
+            # What evaluation took is not the training's: neither its memory nor its peak.
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
         line: dict[str, Any] = {"step": step - 1, "metrics": metrics or {}}
         if failure is not None:
             logger.warning("evaluation at step %d failed, training goes on: %s", step, failure)
