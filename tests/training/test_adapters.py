@@ -5,7 +5,7 @@ import importlib.util
 import pytest
 import torch
 
-from smolvlm2.errors import ConfigError, MissingDependencyError
+from smolvlm2.errors import CheckpointError, ConfigError, MissingDependencyError
 from smolvlm2.model.components import load_components
 from smolvlm2.model.smolvlm import SmolVLM
 from smolvlm2.training import adapters
@@ -140,3 +140,16 @@ def test_impossible_settings_are_refused():
         AdapterSettings(dropout=1)
     with pytest.raises(ConfigError, match=r"training\.compile does not go with"):
         TrainingSettings(compile=True, adapters=AdapterSettings())
+
+
+@needs_peft
+def test_a_step_folder_with_adapters_is_refused_by_name_with_what_helps(make_trainer, tmp_path):
+    from smolvlm2.training.export import export_checkpoint
+
+    make_trainer(tmp_path / "run", *ADAPTERS, "training.max_steps=1").train()
+    step = tmp_path / "run" / "checkpoints" / "step-00000001"
+    with pytest.raises(CheckpointError, match=r"step-00000001: holds adapters .*smolvlm2 export"):
+        SmolVLM.from_pretrained(step)
+    export_checkpoint(step, tmp_path / "out")
+    merged, run = (SmolVLM.from_pretrained(tmp_path / name) for name in ("out", "run"))
+    torch.testing.assert_close(logits(merged), logits(run))

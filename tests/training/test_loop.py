@@ -207,17 +207,6 @@ def test_samples_can_be_left_out_when_a_run_goes_on(make_trainer, tmp_path):
     assert unwanted not in ids
 
 
-def test_the_hook_is_called_after_each_checkpoint_and_logged(make_trainer, tmp_path, log_lines):
-    calls = []
-    hook = lambda model, step: calls.append(step) or {"score": step}  # noqa: E731
-    make_trainer(tmp_path / "run", "training.max_steps=4", hook=hook).train()
-    assert calls == [2, 4]
-    assert [line["metrics"] for line in log_lines(tmp_path / "run") if "metrics" in line] == [
-        {"score": 2},
-        {"score": 4},
-    ]
-
-
 def test_a_stage_starts_from_the_one_before(make_trainer, straight, tmp_path):
     trainer = make_trainer(tmp_path / "next", checkpoint=straight)
     assert trainer.state.step == 0

@@ -23,6 +23,7 @@ from smolvlm2.training.freezing import frozen_parts
 from smolvlm2.training.memory import GIB, Checkpointing, choose_checkpointing, estimate_memory
 from smolvlm2.training.planning import cost_of
 from smolvlm2.training.recipe import Recipe
+from smolvlm2.training.run_folder import RunFolder
 from smolvlm2.training.stage import starting_config
 
 WARM_UP = 3
@@ -71,7 +72,7 @@ def describe_estimate(
         f"{'GPU-hours':>10}",
     ]
     hours = 0.0
-    estimates = {}
+    estimates: dict[bool, tuple[float, float]] = {}
     for name, first, end in _phases(recipe):
         frozen = "vision_encoder" in frozen_parts(first, recipe.training)
         mode = _mode(recipe, config, capacity, device, vision_trains=not frozen)
@@ -86,7 +87,15 @@ def describe_estimate(
         )
         spent = found.step_seconds * (end - first) * devices / 3600
         hours += spent
-        estimates[frozen] = found.step_seconds
+        memory = estimate_memory(
+            config,
+            capacity,
+            recipe.training,
+            vision_trains=not frozen,
+            checkpointing=mode,
+            tile_chunk=recipe.encoder.tile_chunk,
+        )
+        estimates[frozen] = found.step_seconds, memory.total / GIB
         lines.append(
             f"{name:24} {1000 * found.pack_seconds:10.0f} {found.step_seconds:9.2f} "
             f"{found.mfu_peak:6.1%} {found.mfu_ceiling:11.1%} {spent:10.1f}"
@@ -170,21 +179,23 @@ def _memory_table(recipe: Recipe, config: Any, capacity: Capacity, gpu: Gpu) -> 
     return [*lines, f"! does not fit with {RUNTIME_GIB:g} GiB left to the runtime"]
 
 
-def _beside(run: Path, estimates: dict[bool, float]) -> list[str]:
-    """Seconds of a step as estimated and as the run's log has them."""
-    measured: dict[bool, list[float]] = {True: [], False: []}
-    log = run / "log.jsonl"
-    for text in log.read_text(encoding="utf-8").splitlines() if log.is_file() else []:
-        line = json.loads(text)
+def _beside(run: Path, estimates: dict[bool, tuple[float, float]]) -> list[str]:
+    """Seconds of a step and memory as estimated and as the run's log has them."""
+    steps: dict[bool, list[dict[str, Any]]] = {True: [], False: []}
+    for line in RunFolder(run).log:
         if "seconds" in line:
-            measured[line["vision_learning_rate"] == 0].append(line["seconds"])
+            steps[line["vision_learning_rate"] == 0].append(line)
     lines = [f"{'encoder':24} {'estimated s':>12} {'measured s':>11} {'ratio':>6}"]
-    for frozen, expected in estimates.items():
-        values = measured[frozen][WARM_UP:] or measured[frozen]
+    for frozen, (expected, memory) in estimates.items():
+        taken = steps[frozen][WARM_UP:] or steps[frozen]
         name = "frozen" if frozen else "training"
-        if not values:
+        if not taken:
             lines.append(f"{name:24} {expected:12.3f} {'no steps':>11}")
             continue
-        found = statistics.median(values)
+        found = statistics.median(line["seconds"] for line in taken)
         lines.append(f"{name:24} {expected:12.3f} {found:11.3f} {found / expected:6.2f}")
+        if "memory_gib" in taken[-1]:
+            peak = taken[-1]["memory_gib"]
+            label = f"{name}, GiB unsharded"
+            lines.append(f"{label:24} {memory:12.2f} {peak:11.2f} {peak / memory:6.2f}")
     return lines

@@ -107,17 +107,17 @@ def average(
 @app.command("train-vision", context_settings=data_commands.OWN_ARGUMENTS, add_help_option=False)
 def train_vision(context: typer.Context) -> None:
     """Train the vision stage; flags: smolvlm2 train-vision --help."""
-    from smolvlm2.training.command_line import run_stage
+    from smolvlm2.cli.train import train
 
-    run_stage("vision", context.args)
+    train("vision", context.args)
 
 
 @app.command("train-video", context_settings=data_commands.OWN_ARGUMENTS, add_help_option=False)
 def train_video(context: typer.Context) -> None:
     """Train the video stage; flags: smolvlm2 train-video --help."""
-    from smolvlm2.training.command_line import run_stage
+    from smolvlm2.cli.train import train
 
-    run_stage("video", context.args)
+    train("video", context.args)
 
 
 @app.command()
@@ -131,6 +131,19 @@ def audit(
     from smolvlm2.cli.audit import print_audit
 
     raise typer.Exit(print_audit(run, data))
+
+
+@app.command()
+def report(
+    run: Annotated[Path, typer.Argument(help="Folder of a run, finished or not.")],
+    output: Annotated[
+        Path | None, typer.Option(help="HTML file; default: report.html in the run folder.")
+    ] = None,
+) -> None:
+    """Write one HTML page of a run: curves, times, skips, checkpoints, recipe."""
+    from smolvlm2.cli.run_report import write_run_report
+
+    print(write_run_report(run, output))
 
 
 @app.command()

@@ -67,7 +67,7 @@ def write_report(run_summary: Mapping[str, Any], out: str | Path) -> Path:
         section("Results", _scores(run_summary.get("scores", ()))),
         section("Held-out questions", _examples(run_summary.get("examples", ()))),
         section("Training", _charts(run_summary.get("stages", ()))),
-        section("Run", _facts(run_summary.get("facts", {}))),
+        section("Run", facts_card(run_summary.get("facts", {}))),
         section("What next", _next(run_summary.get("next", NEXT_STEPS))),
     ]
     subtitle = run_summary.get("subtitle")
@@ -152,7 +152,8 @@ def _medium(path: Path) -> str:
     return f"<img src='{data}' alt='picture of the question' loading=lazy>"
 
 
-def _facts(facts: Mapping[str, Any]) -> str:
+def facts_card(facts: Mapping[str, Any]) -> str:
+    """Names and values as a card; nothing where there are none."""
     if not facts:
         return ""
     items = [

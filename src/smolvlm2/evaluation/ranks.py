@@ -1,8 +1,9 @@
 """Processes that share an evaluation: who takes what, and bringing the answers together."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from smolvlm2.evaluation.answers import Answer
 
@@ -15,26 +16,27 @@ class Ranks:
     """Number of this process."""
     world: int = 1
     """Number of processes."""
+    exchange: Callable[[Any], list[Any]] | None = None
+    """Brings every rank's value to every rank, by rank; None: torch's default group does."""
 
     def gather(self, answers: Sequence[Answer]) -> list[Answer]:
         """The answers of all ranks, on every rank; waits for all of them."""
-        if self.world == 1:
-            return list(answers)
-        import torch.distributed as dist
-
-        gathered: list[list[Answer]] = [[] for _ in range(self.world)]
-        dist.all_gather_object(gathered, list(answers))
-        return [answer for part in gathered for answer in part]
+        return [answer for part in self._all(list(answers)) for answer in part]
 
     def total(self, value: int) -> int:
         """Sum over all ranks, on every rank."""
+        return sum(self._all(value))
+
+    def _all(self, value: Any) -> list[Any]:
         if self.world == 1:
-            return value
+            return [value]
+        if self.exchange is not None:
+            return self.exchange(value)
         import torch.distributed as dist
 
-        gathered = [0] * self.world
+        gathered: list[Any] = [None] * self.world
         dist.all_gather_object(gathered, value)
-        return sum(gathered)
+        return gathered
 
 
 ONE_RANK = Ranks()

@@ -24,6 +24,8 @@ PREFIXES = (
 )
 LEFTOVERS = ("position_ids", "rotary_emb.inv_freq")
 """Buffers that older transformers versions saved; they hold no information."""
+ADAPTER = ".lora_A."
+"""In the name of a tensor that stands beside a layer's weights."""
 
 
 def hf_name(name: str) -> str:
@@ -83,9 +85,19 @@ def load_model(
 def _load_step(
     folder: Path, config: SmolVLMConfig, *, dtype: torch.dtype | None, device: str | torch.device
 ) -> SmolVLM:
-    """The weights of one of our own step folders (torch.distributed.checkpoint)."""
-    from smolvlm2.model.sharded_files import load_sharded
+    """The weights of one of our own step folders (torch.distributed.checkpoint).
 
+    Raises:
+        CheckpointError: It has adapters beside the weights; names the command that merges them.
+    """
+    from smolvlm2.model.sharded_files import load_sharded, stored_names
+
+    if any(ADAPTER in name for name in stored_names(folder)):
+        # How they are merged is the recipe's, of which this room knows nothing.
+        raise CheckpointError(
+            f"{folder}: holds adapters beside the weights; merge them (smolvlm2 export {folder} "
+            f"OUT) and load OUT"
+        )
     model = empty_model(config, dtype=torch.float32, device="cpu")
     load_sharded({"model": model.state_dict()}, folder)
     return model.to(dtype=dtype, device=device).eval()

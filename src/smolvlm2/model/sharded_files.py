@@ -28,6 +28,11 @@ def load_sharded(state: dict[str, Any], folder: Path) -> None:
         dcp.load(state, checkpoint_id=folder, no_dist=True)
 
 
+def stored_names(folder: Path) -> list[str]:
+    """Names of the tensors in a folder, without reading them."""
+    return list(dcp.FileSystemReader(folder).read_metadata().state_dict_metadata)
+
+
 @contextmanager
 def _one_process() -> Iterator[None]:
     with warnings.catch_warnings():

@@ -44,6 +44,26 @@ class CostModel:
         decoder = tokens * self.token + squared * self.pair + supervised * self.supervised
         return tiles * tile + decoder
 
+    def useful_flops(
+        self, tiles: float, tokens: float, squared: float, supervised: float, *, frozen: bool
+    ) -> float:
+        """What a step has to compute, nothing twice and nothing for filler: the numerator of MFU.
+
+        Unlike `cost`, which orders packs, it leaves out what a frozen encoder saves the connector:
+        the gradient of its input.
+
+        Args:
+            tiles: Tiles.
+            tokens: Tokens.
+            squared: Sum of squared document lengths.
+            supervised: Tokens with loss.
+            frozen: Whether the vision encoder is.
+        """
+        passes = 1 if frozen else 3
+        connector = self.connector * (2 / 3 if frozen else 1)
+        decoder = tokens * self.token + squared * self.pair + supervised * self.supervised
+        return tiles * (self.tile * passes + connector) + decoder
+
 
 def model_cost(
     *,

@@ -184,6 +184,8 @@ def _skips(run: RunFolder) -> dict[tuple[str, int], int]:
     """Sample and epoch of each recorded skip, in the order of their records: its step."""
     skipped: dict[tuple[str, int], int] = {}
     for line in run.skips:
+        if line.get("during", "training") != "training":
+            continue
         occurrence = line["sample_id"], line["epoch"]
         skipped[occurrence] = min(line["step"], skipped.get(occurrence, line["step"]))
     return skipped

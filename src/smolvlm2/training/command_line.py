@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from smolvlm2.config import find_recipe, load_config
 from smolvlm2.errors import ConfigError, SmolVLMError
@@ -16,6 +16,9 @@ from smolvlm2.training.launch import Launch, read_launch
 from smolvlm2.training.passed_over import parse_range
 from smolvlm2.training.recipe import Recipe, TrainingSettings
 from smolvlm2.training.signals import EXIT_CODES, Ending, StopRequest, parse_duration
+
+if TYPE_CHECKING:
+    from smolvlm2.training.checkups import MakeHook
 
 logger = logging.getLogger(__name__)
 
@@ -164,8 +167,20 @@ def _same_samples(training: TrainingSettings, batch_size: int) -> list[str]:
     ]
 
 
-def run_stage(stage: Stage, arguments: Sequence[str] | None = None) -> None:
+def run_stage(
+    stage: Stage,
+    arguments: Sequence[str] | None = None,
+    *,
+    make_hook: "MakeHook | None" = None,
+    at_end: Callable[[Path], None] | None = None,
+) -> None:
     """Train a stage, or with ``--dry-run`` say what would be done.
+
+    Args:
+        stage: Which.
+        arguments: Of the command line; None: the process's.
+        make_hook: Makes the evaluation that a recipe asks for.
+        at_end: Called on rank 0 with the run folder when training has ended in order.
 
     Raises:
         SystemExit: With 75, when the time of ``--stop-after`` is over before the run is.
@@ -199,7 +214,10 @@ def run_stage(stage: Stage, arguments: Sequence[str] | None = None) -> None:
             "the video stage starts from a vision stage; give --vision-checkpoint "
             f"checkpoints/vision_stage_{options.model_size}, or a hub id"
         )
-    ending = _train(stage, options, recipe, launch, stop)
+    output = Path(options.output_dir or f"checkpoints/{stage}_stage_{options.model_size}")
+    ending = _train(stage, options, recipe, launch, stop, output, make_hook)
+    if launch.leads and at_end is not None:
+        at_end(output)
     if EXIT_CODES[ending]:
         sys.exit(EXIT_CODES[ending])
 
@@ -210,11 +228,12 @@ def _train(
     recipe: Recipe,
     launch: Launch,
     stop: StopRequest,
+    output: Path,
+    make_hook: "MakeHook | None",
 ) -> Ending:
     from smolvlm2.training.progress import Progress
     from smolvlm2.training.stage import build_trainer
 
-    output = options.output_dir or Path("checkpoints") / f"{stage}_stage_{options.model_size}"
     with contextlib.ExitStack() as stack:
         stack.enter_context(stop)  # from now on: loading weights takes a while
         trainer = build_trainer(
@@ -227,6 +246,7 @@ def _train(
             skip_steps=parse_range(options.skip_steps) if options.skip_steps else None,
             device=options.device,
             launch=launch,
+            make_hook=make_hook,
             stop=stop,
         )
         steps = trainer.recipe.training.max_steps

@@ -24,7 +24,7 @@ T = TypeVar("T")
 ROLL_CALL_SECONDS = 10.0
 """After a failed exchange: how long the ranks that are left wait for each other's sign of life."""
 HOOK_SECONDS = 7 * 86400.0
-"""Longest wait for what rank 0 does alone, such as an evaluation."""
+"""Longest wait for work between steps whose length nobody knows, such as an evaluation."""
 
 _world: "World | None" = None
 
@@ -62,6 +62,13 @@ class World:
         self.control = dist.new_group(backend="gloo", timeout=wait)
         # Of its own: a checkpoint written in the background exchanges words while a step does.
         self.saving = dist.new_group(backend="gloo", timeout=wait)
+
+    @property
+    def device_name(self) -> str:
+        """What the device calls itself."""
+        if self.device.type == "cuda":
+            return torch.cuda.get_device_name(self.device)
+        return self.device.type
 
     @property
     def leads(self) -> bool:
@@ -120,20 +127,20 @@ class World:
             if each is not None:
                 raise shared(each)
 
-    def alone(self, work: Callable[[], T], *, at: str) -> T | None:
-        """Let rank 0 work while the others wait as long as it takes; None on the others."""
+    def gather_late(self, value: T, *, at: str) -> list[T]:
+        """`gather` after work of which one rank may have far more than another, in patience.
+
+        Raises:
+            TrainingError: A rank did not come back within `HOOK_SECONDS`.
+        """
         self._meetings += 1
-        key = f"alone/{self._meetings}"
-        if self.leads:
-            try:
-                return work()
-            finally:
-                self._store.set(key, "done")
+        keys = [f"late/{self._meetings}/{rank}" for rank in range(self.size)]
+        self._store.set(keys[self.rank], "here")
         try:
-            self._store.wait([key], timedelta(seconds=HOOK_SECONDS))
+            self._store.wait(keys, timedelta(seconds=HOOK_SECONDS))
         except RuntimeError as error:
-            raise TrainingError(f"{at}: rank 0 did not come back ({error})") from error
-        return None
+            raise TrainingError(f"{at}: a rank did not come back ({error})") from error
+        return self.gather(value, at=at)
 
     @contextmanager
     def watch(self, at: str) -> Iterator[None]:

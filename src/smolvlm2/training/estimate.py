@@ -32,6 +32,8 @@ class Gpu:
 
     name: str
     """For people."""
+    reported: str
+    """What CUDA's name of the device has in it."""
     memory: float
     """GB."""
     bandwidth: float
@@ -47,6 +49,7 @@ class Gpu:
 GPUS = {
     "rtx4090": Gpu(
         name="RTX 4090 24 GB",
+        reported="RTX 4090",
         memory=24,
         bandwidth=0.92,
         matmul=155,
@@ -55,6 +58,7 @@ GPUS = {
     ),
     "a100-40": Gpu(
         name="A100 40 GB",
+        reported="A100",
         memory=40,
         bandwidth=1.3,
         matmul=265,
@@ -63,6 +67,7 @@ GPUS = {
     ),
     "h100": Gpu(
         name="H100 80 GB",
+        reported="H100 80GB HBM3",
         memory=80,
         bandwidth=2.95,
         matmul=790,
@@ -71,6 +76,7 @@ GPUS = {
     ),
     "h200": Gpu(
         name="H200 141 GB",
+        reported="H200",
         memory=141,
         bandwidth=4.3,
         matmul=790,
@@ -79,6 +85,17 @@ GPUS = {
     ),
 }
 """By the name that ``smolvlm2 estimate --gpu`` takes."""
+
+
+def gpu_key(device_name: str) -> str | None:
+    """Key in `GPUS` of a device, by the name that CUDA reports; None: not known."""
+    return next((key for key, gpu in GPUS.items() if gpu.reported in device_name), None)
+
+
+def peak_flops(device_name: str) -> float | None:
+    """FLOP/s in bf16 on paper of a device, by the name that CUDA reports; None: not known."""
+    key = gpu_key(device_name)
+    return None if key is None else GPUS[key].peak * 1e12
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -140,7 +157,9 @@ def estimate_step(
     decoder = load.tokens * cost.token + load.supervised * cost.supervised
     decoder += load.tiles * cost.connector * (2 if frozen else 3) / 3
     pairs = load.squared * cost.pair
-    useful = (attention + products) * (1 if frozen else 3) + decoder + pairs
+    useful = cost.useful_flops(
+        load.tiles, load.tokens, load.squared, load.supervised, frozen=frozen
+    )
     # Matmul-ceiling FLOPs that take as long as everything that the encoder and the decoder compute.
     forward_pass = products / FORWARD_GEMM + attention / FORWARD_ATTENTION
     work = forward_pass + decoder / DECODER_GEMM + pairs / DECODER_ATTENTION

@@ -33,12 +33,23 @@ class LoadedPack:
     """In use."""
     tiles: int
     """In use."""
+    squared: int = 0
+    """Sum of its documents' squared lengths, tokens squared."""
+    supervised: int = 0
+    """Tokens with loss."""
 
     @classmethod
     def of(cls, pack: MicroBatch) -> "LoadedPack":
         """Read them off a pack."""
-        weight = float(pack.loss_weights.sum(dtype=np.float64))
-        return cls(sample_ids=pack.sample_ids, weight=weight, tokens=pack.tokens, tiles=pack.tiles)
+        bounds = pack.cu_seqlens[:-1].astype(np.int64)  # the last document is filler
+        return cls(
+            sample_ids=pack.sample_ids,
+            weight=float(pack.loss_weights.sum(dtype=np.float64)),
+            tokens=pack.tokens,
+            tiles=pack.tiles,
+            squared=int(np.square(bounds[1:] - bounds[:-1]).sum()),
+            supervised=int(np.count_nonzero(pack.loss_weights)),
+        )
 
 
 @dataclass(kw_only=True)
@@ -71,6 +82,8 @@ class StepFacts:
     """Whether all parts of a checkpoint are on disk."""
     failure: SmolVLMError | None
     """The first rank's."""
+    packs_of_ranks: list[list[LoadedPack]] = field(default_factory=list)
+    """By rank."""
 
     @classmethod
     def of(cls, told: list[Loaded]) -> "StepFacts":
@@ -82,6 +95,7 @@ class StepFacts:
             stop=next((each.stop for each in told if each.stop), None),
             written=all(each.written for each in told),
             failure=next((each.failure for each in told if each.failure), None),
+            packs_of_ranks=[list(each.packs.values()) for each in told],
         )
 
     @property

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch.distributed.device_mesh import DeviceMesh
 
 from smolvlm2.errors import SmolVLMError, TrainingError
@@ -25,7 +26,9 @@ from smolvlm2.training.checkpoints import (
     TrainingState,
     load_checkpoint,
 )
+from smolvlm2.training.checkups import Checkups, Hook
 from smolvlm2.training.distributed import World, shared
+from smolvlm2.training.estimate import peak_flops
 from smolvlm2.training.exchange import (
     Loaded,
     LoadedPack,
@@ -41,23 +44,25 @@ from smolvlm2.training.freezing import (
     learning_rates,
     set_learning_rates,
 )
-from smolvlm2.training.parallelize import gather_weights, whole_model
+from smolvlm2.training.memory import GIB
+from smolvlm2.training.parallelize import gather_weights
 from smolvlm2.training.passed_over import pass_over, ranges_of
 from smolvlm2.training.randomness import PackRandomness
 from smolvlm2.training.rank_share import RankShare
 from smolvlm2.training.recipe import Recipe
 from smolvlm2.training.run_folder import RunFolder
+from smolvlm2.training.run_log import RunLog
 from smolvlm2.training.segments import PlannedRun
+from smolvlm2.training.shared_work import SharedWork
 from smolvlm2.training.signals import Ending, StopRequest
+from smolvlm2.training.step_line import StepLine
 from smolvlm2.training.update import Updater
+from smolvlm2.training.validation import HeldOut
 
 logger = logging.getLogger(__name__)
 
 SKIP_BASIS = 10_000
 """Samples that `max_skip_fraction` is taken of while fewer have been seen."""
-Hook = Callable[[SmolVLM, int], dict[str, Any]]
-"""Called on rank 0 after a checkpoint with a whole copy of the model and the step; its metrics go
-into the log."""
 
 
 @dataclass(kw_only=True)
@@ -80,8 +85,12 @@ class Trainer:
     """Turns packs into arrays."""
     randomness: PackRandomness = field(default_factory=PackRandomness)
     """What noise and dropout draw from."""
+    held_out: HeldOut | None = None
+    """What is validated on; None: nothing."""
     hook: Hook | None = None
     """Evaluation, given by the caller."""
+    work: SharedWork | None = None
+    """What the hook exchanges words through, where it shares the work."""
     progress: Callable[[dict[str, Any]], None] | None = None
     """Called on rank 0 with every line of the log."""
     stop: StopRequest = field(default_factory=StopRequest)
@@ -122,7 +131,17 @@ class Trainer:
             keep=self.recipe.checkpoint.keep,
             background=self.world.device.type == "cuda" if background is None else background,
         )
-        self._trouble: SmolVLMError | None = None
+        self.log = RunLog(run=self.run, world=self.world)
+        self._line = StepLine(
+            capacity=self.plan.capacity, cost=self.plan.cost, peak=self._peak_flops()
+        )
+
+    def _peak_flops(self) -> float | None:
+        """Of all ranks; None where the device is not known, or does not compute in bf16."""
+        if not self.recipe.training.bf16:
+            return None
+        peak = peak_flops(self.world.device_name)
+        return None if peak is None else peak * self.world.size
 
     def resume(self, folder: Path, state: TrainingState) -> None:
         """Go on from a checkpoint of the run, whatever number of ranks wrote it.
@@ -146,8 +165,7 @@ class Trainer:
 
     def _rewind(self, folder: Any, step: int) -> None:
         self.run.point_at(folder)
-        self.run.log.cut(step)
-        self.run.skips.mend()
+        self.log.rewind(step)
 
     def train(self) -> Ending:
         """Run to the last step or until asked to stop; checkpoints on the way, export at the end.
@@ -160,11 +178,12 @@ class Trainer:
                 is missing.
         """
         self.reader.skip_ids = frozenset(self.recipe.data.skip_ids)
-        lines = self.world.lead(lambda: list(self.run.skips), at="reading the skips")
-        skips = [Skip(**{k: v for k, v in line.items() if k != "step"}) for line in lines]
+        skips = self.world.lead(self.run.known_skips, at="reading the skips")
         self.reader.skipped_before = {skip.occurrence: skip for skip in skips}
         passed = self.world.lead(lambda: ranges_of(self.run), at="reading what is passed over")
-        with self.stop:
+        with self.stop, self.log.writing(self.recipe, self.state.step):
+            self._checkups = self._make_checkups()
+            self._checkups.catch_up(self.state.step)
             ending: Ending = "finished"
             while ending == "finished" and self.state.step < self.recipe.training.max_steps:
                 step, last = self.state.step, self.recipe.training.max_steps
@@ -176,7 +195,7 @@ class Trainer:
             self.checkpointer.finish()
             if self.checkpointer.written != self.state.step:
                 self.checkpointer.save(self.updater, self.state, last=True)
-            self.world.agree(self._trouble, at=f"step {self.state.step}")
+            self.world.agree(self.log.trouble, at=f"step {self.state.step}")
             if ending == "finished":
                 self._export()
         return ending
@@ -214,12 +233,16 @@ class Trainer:
                 assert batch is not None
                 met = time.perf_counter()
                 line = self._step(batch, numbers, facts)
-                done = time.perf_counter()
+                seconds, clock = time.perf_counter() - started, self.updater.clock
                 line |= {
+                    "seconds": round(seconds, 4),
                     "load_seconds": round(read - started, 4),
-                    "wait_seconds": round(met - read, 4),
-                    "seconds": round(done - started, 4),
+                    "wait_seconds": round(met - read + clock.waited, 4),
                 }
+                line |= clock.take()
+                line |= self._line.rates(facts, seconds, frozen="vision_encoder" in now)
+                if self.world.device.type == "cuda":
+                    line["memory_gib"] = round(torch.cuda.max_memory_allocated() / GIB, 2)
                 self._finish_step(batch, facts, line)
                 position = self.state.position
         return "finished"
@@ -233,7 +256,7 @@ class Trainer:
     ) -> tuple[StepBatch | None, list[int | None], Loaded]:
         """The next packs of this rank, their places in the step, and what the others must know."""
         loaded = Loaded(
-            stop=self.stop.pending(), written=self.checkpointer.ready, failure=self._trouble
+            stop=self.stop.pending(), written=self.checkpointer.ready, failure=self.log.trouble
         )
         if loaded.failure is not None or loaded.stop is not None:
             return None, [], loaded
@@ -269,23 +292,12 @@ class Trainer:
             else:
                 self.updater.discard()
                 self._not_finite(facts, loss, norm)
-        tokens = sum(pack.tokens for pack in facts.packs)
-        tiles = sum(pack.tiles for pack in facts.packs)
-        capacity, packs = self.plan.capacity, len(facts.packs)
+        frozen = "vision_encoder" in frozen_parts(step, self.recipe.training)
         return {
             "step": step,
-            "loss": loss.total / facts.divisor if loss is not None and updated else None,
             "learning_rate": rates["text_decoder"],
             "vision_learning_rate": rates["vision_encoder"],
-            "gradient_norm": norm if math.isfinite(norm) else None,
-            "samples": facts.samples,
-            "tokens": tokens,
-            "tiles": tiles,
-            "supervised": int(loss.by_modality[:, 1].sum()) if loss is not None else 0,
-            "loss_by_modality": loss.means() if loss is not None and updated else {},
-            "fill_tokens": round(tokens / (capacity.tokens * packs), 4),
-            "fill_tiles": round(tiles / (capacity.tiles * packs), 4),
-        } | ({} if updated or loss is None else {"nonfinite": suspects(facts, loss)})
+        } | self._line.numbers(facts, loss, norm, frozen=frozen, updated=updated)
 
     def _not_finite(self, facts: StepFacts, loss: StepLoss, norm: float) -> None:
         """Stop, or count and go on; all ranks come to the same conclusion."""
@@ -318,57 +330,34 @@ class Trainer:
         state.step += 1
         if batch.position.segment != state.position.segment:
             number = batch.position.segment
-            self._write(lambda: self.planned.enter(self.run, number))
+            self.log.write(lambda: self.planned.enter(self.run, number))
             state.plan = self.planned.records[number].digest
             logger.info("segment %d begins with step %d", number, state.step)
         state.position = batch.position
         state.samples += line["samples"]
         # Before the log's line and the checkpoint, so that a replay knows of it.
         self._record_skips(facts.skips, line["step"])
-        line |= {
-            "tokens_per_second": round(line["tokens"] / line["seconds"]),
-            "tiles_per_second": round(line["tiles"] / line["seconds"], 1),
-            "chain": state.chain,
-        }
+        line["chain"] = state.chain
         # The line comes before the checkpoint: a run killed between them writes it again.
-        self._write(lambda: self.run.log.append(line))
+        self.log.append(line)
         if self.progress and self.world.leads:
             self.progress(line)
         if state.step % self.recipe.checkpoint.every_steps == 0:
             self.checkpointer.save(self.updater, state)
-            if self.hook:
-                self._evaluate(self.hook, state.step)
+        self._checkups.after(state.step)
 
-    def _evaluate(self, hook: Hook, step: int) -> None:
-        """Call the hook on rank 0 with a whole copy of the model; the others wait."""
-        weights = gather_weights(self.model, self.world)
-
-        def call() -> dict[str, Any]:
-            assert weights is not None
-            return hook(whole_model(self.model.config, weights, self.world.device), step)
-
-        metrics = self.world.alone(call, at=self._here)
-        self._write(lambda: self.run.log.append({"step": step - 1, "metrics": metrics}))
-
-    def _write(self, work: Callable[[], None]) -> None:
-        """Write one of the run's files on rank 0; a failure stops all ranks at the next step."""
-        if not self.world.leads:
-            return
-        try:
-            work()
-        except OSError as error:
-            self._trouble = self._trouble or TrainingError(
-                f"{error.filename or self.run.root}: cannot be written ({error.strerror}); free "
-                f"space, or make it writable, and start again: the run goes on from its last "
-                f"checkpoint"
-            )
+    def _make_checkups(self) -> Checkups:
+        return Checkups(
+            recipe=self.recipe,
+            updater=self.updater,
+            log=self.log,
+            held_out=self.held_out,
+            hook=self.hook,
+            work=self.work or SharedWork(world=self.world),
+        )
 
     def _record_skips(self, skips: list[Skip], step: int) -> None:
-        for skip in skips:
-            if skip.occurrence not in self.reader.skipped_before:
-                entry = {"step": step, **vars(skip)}
-                self._write(lambda entry=entry: self.run.skips.append(entry))  # type: ignore[misc]
-            logger.warning("step %d: skipped %s: %s", step, skip.sample_id, skip.detail)
+        self.log.record_skips(skips, step, self.reader.skipped_before)
         self.state.skipped += len(skips)
         limit = self.recipe.training.max_skip_fraction
         if self.state.skipped > limit * max(self.state.samples, SKIP_BASIS):

@@ -277,19 +277,27 @@ def local(tensor: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def gather_weights(model: SmolVLM, world: World) -> dict[str, Tensor] | None:
+def gather_weights(
+    model: SmolVLM, world: World, *, everywhere: bool = False
+) -> dict[str, Tensor] | None:
     """Whole weights by name on rank 0, in CPU memory, adapters merged; None on the others.
 
-    One tensor at a time, so that no rank needs room for all.
+    One tensor at a time, so that no device needs room for all.
+
+    Args:
+        model: Sharded; all ranks call this.
+        world: All ranks.
+        everywhere: Give them to every rank.
     """
+    wanted = world.leads or everywhere
     weights: dict[str, Tensor] = {}
     for name, parameter in model.named_parameters():
         whole = parameter.detach().to(world.device)
         if isinstance(whole, DTensor):
             whole = whole.full_tensor()
-        if world.leads:
+        if wanted:
             weights[name] = whole.cpu()
-    return merge_adapters(weights, adapter_scale(model)) if world.leads else None
+    return merge_adapters(weights, adapter_scale(model)) if wanted else None
 
 
 def whole_model(config: SmolVLMConfig, weights: dict[str, Tensor], device: torch.device) -> SmolVLM:

@@ -125,23 +125,11 @@ def plan_data(
         raise ConfigError(
             "data.mixture is not set; give a recipe that extends a file of configs/mixtures/"
         )
-    prepared = prepared_folder(recipe)
-    sources = open_sources(mixture, prepared, processor.tokenizer)
-    check_overlap(mixture, {name: manifest.subsets for name, manifest in sources.items()})
-    max_tokens = min(recipe.limits.max_tokens or context, context)
-    lengths = processor.length_model()
-    tables = admit(
-        mixture.entries,
-        sources,
-        lengths,
-        recipe.limits,
-        max_tokens=max_tokens,
-        seed=recipe.training.seed,
-    )
+    tables, manifests = open_tables(recipe, mixture, processor, context=context)
     plan, means = size_plan(
         recipe, tables, mixture, CostModel() if config is None else cost_of(config)
     )
-    steps = _steps(plan, prepared)
+    steps = _steps(plan, prepared_folder(recipe))
     per_pack = means["samples_per_pack"]
     facts, warnings = _describe(recipe, plan, means, steps)
     warnings += [
@@ -154,12 +142,34 @@ def plan_data(
     return PlannedData(
         plan=plan,
         tables=tables,
-        manifests=[sources[entry.source] for entry in mixture.entries],
+        manifests=manifests,
         samples_per_step=per_pack * plan.packs_per_step,
         facts=facts,
         steps=steps,
         warnings=warnings,
     )
+
+
+def open_tables(
+    recipe: Recipe, mixture: MixtureSettings, processor: Processor, *, context: int
+) -> tuple[list[SourceTable], list[Manifest]]:
+    """The admitted samples of each entry of a mixture, and the entry's manifest.
+
+    Raises:
+        ConfigError: Entries do not fit the sources.
+        DataNotFoundError: A source is not prepared; names the command.
+    """
+    sources = open_sources(mixture, prepared_folder(recipe), processor.tokenizer)
+    check_overlap(mixture, {name: manifest.subsets for name, manifest in sources.items()})
+    tables = admit(
+        mixture.entries,
+        sources,
+        processor.length_model(),
+        recipe.limits,
+        max_tokens=min(recipe.limits.max_tokens or context, context),
+        seed=recipe.training.seed,
+    )
+    return tables, [sources[entry.source] for entry in mixture.entries]
 
 
 def size_plan(

@@ -20,6 +20,7 @@ from smolvlm2.training.adapters import AdapterSettings
 from smolvlm2.training.launch import ParallelSettings
 from smolvlm2.training.optimizer import OptimizerSettings
 from smolvlm2.training.schedule import ScheduleSettings
+from smolvlm2.training.writers import LoggingSettings
 
 
 @dataclass(kw_only=True)
@@ -198,6 +199,48 @@ class SegmentSettings:
 
 
 @dataclass(kw_only=True)
+class ValidationSettings:
+    """The loss on samples that training does not use."""
+
+    mixture: MixtureSettings | None = None
+    """Sources or subsets that ``data.mixture`` leaves out, each gone through once; null: none."""
+    samples: int = 512
+    """Samples of the mixture's order that are used, the same ones each time."""
+    every_steps: int = 500
+    """Optimiser steps between two; the last step has one too."""
+
+    def __post_init__(self) -> None:
+        for name in ("samples", "every_steps"):
+            if getattr(self, name) < 1:
+                raise ConfigError(
+                    f"validation.{name} is {getattr(self, name)}, expected at least 1"
+                )
+
+
+@dataclass(kw_only=True)
+class EvaluationSettings:
+    """Questions of benchmarks that the model in training answers."""
+
+    benchmarks: list[str] = field(default_factory=list)
+    """Names as ``smolvlm2 evaluate`` takes them, or YAML files; none: no evaluation."""
+    data_root: str | None = None
+    """Where their questions lie; null: ``data.root``."""
+    limit: int = 100
+    """Questions of each, the first ones."""
+    every_steps: int = 2000
+    """Optimiser steps between two; the last step has one too."""
+    batch_size: int = 16
+    """Questions answered together."""
+
+    def __post_init__(self) -> None:
+        for name in ("limit", "every_steps", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ConfigError(
+                    f"evaluation.{name} is {getattr(self, name)}, expected at least 1"
+                )
+
+
+@dataclass(kw_only=True)
 class Recipe:
     """One stage of training."""
 
@@ -231,3 +274,9 @@ class Recipe:
     """Changes of the data at later steps, in order: a curriculum, or a batch that grows."""
     checkpoint: CheckpointSettings = field(default_factory=CheckpointSettings)
     """When the run is saved."""
+    validation: ValidationSettings = field(default_factory=ValidationSettings)
+    """What the loss on unseen samples is taken of."""
+    evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
+    """What the model is asked on the way."""
+    logging: LoggingSettings = field(default_factory=LoggingSettings)
+    """Where else its numbers go."""

@@ -3,8 +3,12 @@
 config.yaml    the merged recipe
 log.jsonl      one line a step
 exit_status    how the last start ended, when it ended in order; for scripts behind a launcher
-skips.jsonl    one line for each sample that could not be read
-plan/          what the plan resolved to; passed_over.jsonl: data left out by --skip-steps
+writers.json, tensorboard/   what other places were told of the log
+skips.jsonl    one line for each sample that could not be read; "during": "validation" marks those
+               that were not lost to training
+report.html    all of it as a page
+plan/          what the plan resolved to, and on what it ran; passed_over.jsonl: data left out by
+               --skip-steps
 checkpoints/   step-00000500/ ..., latest -> the newest
 config.json, model.safetensors, ...   the last export, in Hugging Face format
 """
@@ -14,18 +18,23 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from smolvlm2.config import diff_configs, load_config, load_raw, save_config
 from smolvlm2.errors import ConfigError, ResumeError
+from smolvlm2.loading.reader import Skip
 from smolvlm2.model.hub import LATEST
 from smolvlm2.training.recipe import Recipe
 
+During = Literal["training", "validation"]
 FREE_KEYS = (
     "data.root",
     "data.workers",
     "parallel.",
     "checkpoint.",
+    "validation.",
+    "evaluation.",
+    "logging.",
     "encoder.",
     "training.activation_checkpointing",
     "training.threads",
@@ -55,6 +64,9 @@ WRITTEN = (
     "log.jsonl",
     "skips.jsonl",
     "exit_status",
+    "report.html",
+    "writers.json",
+    "tensorboard",
     "config.json",
     "generation_config.json",
     "model.safetensors",
@@ -76,6 +88,14 @@ class RunFolder:
         self.skips = JsonLines(self.root / "skips.jsonl")
         self.passed_over = JsonLines(self.root / "plan" / "passed_over.jsonl")
         self.left_out = JsonLines(self.root / "plan" / "left_out.jsonl")
+
+    def known_skips(self, during: During = "training") -> list[Skip]:
+        """Samples that could not be read so far."""
+        return [
+            Skip(**{key: value for key, value in line.items() if key not in ("step", "during")})
+            for line in self.skips
+            if line.get("during", "training") == during
+        ]
 
     def steps(self) -> list[Path]:
         """Complete step folders, oldest first."""

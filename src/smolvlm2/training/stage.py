@@ -24,9 +24,10 @@ from smolvlm2.processing.processor import Processor
 from smolvlm2.processing.tokenizer import Tokenizer, extend_for_images
 from smolvlm2.training.adapters import attach_adapters
 from smolvlm2.training.checkpoints import find_checkpoint
+from smolvlm2.training.checkups import Hook, MakeHook
 from smolvlm2.training.distributed import World, connect
 from smolvlm2.training.launch import Launch
-from smolvlm2.training.loop import Hook, Trainer
+from smolvlm2.training.loop import Trainer
 from smolvlm2.training.memory import Checkpointing, choose_checkpointing, estimate_memory
 from smolvlm2.training.parallelize import (
     FREE_SHARE,
@@ -40,7 +41,10 @@ from smolvlm2.training.randomness import PackRandomness, add_embedding_noise
 from smolvlm2.training.recipe import Recipe
 from smolvlm2.training.run_folder import RunFolder
 from smolvlm2.training.segments import PlannedRun, plan_run
+from smolvlm2.training.shared_work import SharedWork
 from smolvlm2.training.signals import StopRequest
+from smolvlm2.training.validation import HeldOut, plan_validation
+from smolvlm2.training.writers import check_writers
 
 logger = logging.getLogger(__name__)
 
@@ -88,7 +92,7 @@ def build_trainer(
     skip_steps: Range | None = None,
     device: str | None = None,
     launch: Launch | None = None,
-    hook: Hook | None = None,
+    make_hook: MakeHook | None = None,
     progress: Callable[[dict[str, Any]], None] | None = None,
     stop: StopRequest | None = None,
 ) -> Trainer:
@@ -105,7 +109,7 @@ def build_trainer(
         skip_steps: Steps of the run that goes on whose data are passed over.
         device: Where to train; None: CUDA where there is one, else the CPU.
         launch: How this process was started; None: alone.
-        hook: Evaluation after each checkpoint.
+        make_hook: Makes the evaluation that the recipe asks for.
         progress: Called on rank 0 with every line of the log.
         stop: Asked before every step whether to save and end.
 
@@ -115,6 +119,7 @@ def build_trainer(
             than promised.
         CheckpointError: Tokenizer and model do not belong together.
         PlanError: There are more ranks than packs in a step.
+        MissingDependencyError: The recipe names a writer whose package is not installed.
     """
     if recipe.training.threads is not None:
         torch.set_num_threads(recipe.training.threads)
@@ -143,8 +148,12 @@ def build_trainer(
         lambda: _parts(run, recipe, checkpoint, world, position=position, replan=replan),
         at="start",
     )
+    work = SharedWork(world=world)
+    held_out, hook = world.together(
+        lambda: _watchers(recipe, config, processor, planned, work, make_hook), at="start"
+    )
     # Only now that nothing can be missing any more does an earlier run go.
-    world.lead(lambda: _begin(run, recipe, planned, resumed=resumed), at="start")
+    world.lead(lambda: _begin(run, recipe, planned, world, resumed=resumed), at="start")
     randomness = PackRandomness(seed=recipe.training.seed)
     mesh = _lay_out(model, recipe, config, planned.plan.capacity, world, randomness)
     trainer = Trainer(
@@ -156,7 +165,9 @@ def build_trainer(
         planned=planned,
         reader=_pack_reader(recipe, config, processor, planned),
         randomness=randomness,
+        held_out=held_out,
         hook=hook,
+        work=work,
         progress=progress,
         stop=stop or StopRequest(),
     )
@@ -225,6 +236,7 @@ def _look_at(
     skip: Range | None,
 ) -> bool:
     """Whether an earlier run goes on; refuses what contradicts the folder."""
+    check_writers(recipe.logging.writers)
     resumed = run.check(recipe, restart=restart, replan=replan)
     _check_apart(run, checkpoint, restart=restart)
     if not resumed and resume is not None:
@@ -276,10 +288,31 @@ def _parts(
     return config, processor, planned, model.to(world.device)
 
 
-def _begin(run: RunFolder, recipe: Recipe, planned: PlannedRun, *, resumed: bool) -> None:
+def _watchers(
+    recipe: Recipe,
+    config: SmolVLMConfig,
+    processor: Processor,
+    planned: PlannedRun,
+    work: SharedWork,
+    make_hook: MakeHook | None,
+) -> tuple[HeldOut | None, Hook | None]:
+    """What looks at the model on the way; what it misses is said before training starts."""
+    held_out = plan_validation(recipe, processor, config, planned.plan, ranks=work.size)
+    if make_hook is None:
+        if recipe.evaluation.benchmarks:
+            logger.warning("evaluation.benchmarks has no effect: nothing here can evaluate")
+        return held_out, None
+    return held_out, make_hook(recipe, processor, work)
+
+
+def _begin(
+    run: RunFolder, recipe: Recipe, planned: PlannedRun, world: World, *, resumed: bool
+) -> None:
     run.begin(recipe, resumed=resumed)
     planned.save(run)
     write_json(planned.facts, run.root / "plan" / "plan.json")
+    hardware = {"device": world.device_name, "ranks": world.size, "torch": torch.__version__}
+    write_json(hardware, run.root / "plan" / "hardware.json")
 
 
 def _record_left_out(run: RunFolder, recipe: Recipe, step: int) -> None:

@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 
 from smolvlm2.loading.loader import StepBatch
 from smolvlm2.loading.micro_batch import MicroBatch
-from smolvlm2.model.smolvlm import SmolVLM
+from smolvlm2.model.smolvlm import SmolVLM, SmolVLMOutput
 from smolvlm2.plan.samples import MODALITIES
 from smolvlm2.training.distributed import World
 from smolvlm2.training.exchange import Computed, StepLoss
@@ -26,6 +26,7 @@ from smolvlm2.training.optimizer import (
     local_shards,
 )
 from smolvlm2.training.randomness import PackRandomness
+from smolvlm2.training.step_clock import StepClock
 
 INPUTS = (
     *("input_ids", "positions", "document_ids", "cu_seqlens", "loss_positions"),
@@ -54,10 +55,14 @@ class Updater:
     """This rank's part of every parameter."""
     optimizer: Optimizer = field(init=False)
     """Over the shards of all parameters, frozen ones too."""
+    clock: StepClock = field(init=False)
+    """Where the time goes."""
 
     def __post_init__(self) -> None:
         self.shards = local_shards(self.model)
         self.optimizer = build_optimizer(self.shards.items(), self.settings)
+        self.clock = StepClock(self.world.device)
+        self.clock.watch(self.model)
 
     def gradients(
         self, batch: StepBatch, numbers: Sequence[int | None], divisor: float, *, at: str
@@ -85,43 +90,59 @@ class Updater:
                 # By now the copy to the device of the pack before is long over.
                 results[place - 1].copied()
                 batch.release(place - 1)
-        with_gradient = hand_over_gradients(self.model, self.shards)
-        with self.world.watch(at):
+        with self.world.watch(at), self.clock.during("optimizer"):
+            with_gradient = hand_over_gradients(self.model, self.shards)
             norm = clip_gradients(with_gradient, self.settings.max_grad_norm, self.mesh)
         computed = Computed(losses={}, by_modality=np.zeros((len(MODALITIES), 2)))
         for number, result in zip(numbers, results, strict=True):
             if number is not None:
                 computed.losses[number] = result.loss_sum.item()
                 computed.by_modality += result.by_modality()
-        return StepLoss.of(self.world.gather(computed, at=at)), float(norm)
+        with self.clock.waiting():
+            told = self.world.gather(computed, at=at)
+        return StepLoss.of(told), float(norm)
 
-    def _backward(self, pack: MicroBatch, divisor: float, at: str) -> "_Passed":
-        """Add a pack's gradients."""
+    @torch.no_grad()
+    def token_losses(self, pack: MicroBatch, *, at: str) -> NDArray[np.float64]:
+        """Sums of a pack's token losses by modality, without gradients. All ranks call it.
+
+        Args:
+            pack: To compute, in whatever mode the model is.
+            at: Where in the run, for messages.
+
+        Returns:
+            ``(modalities, 2)`` sums of token losses, and their numbers.
+        """
+        pack, inputs = self._on_device(pack)
+        with self.world.watch(at):
+            output = self.model(**inputs, max_length=self.max_length)
+        return _Passed.of(pack, output).by_modality()
+
+    def _on_device(self, pack: MicroBatch) -> tuple[MicroBatch, dict[str, Tensor]]:
+        """What is computed of a pack, and the model's inputs."""
         device = self.world.device
         if device.type == "cpu":
             pack = pack.trimmed()
-        inputs = {
+        return pack, {
             name: torch.from_numpy(getattr(pack, name)).to(device, non_blocking=True)
             for name in INPUTS
         }
-        event = torch.cuda.current_stream().record_event() if device.type == "cuda" else None
-        with self.world.watch(at):
+
+    def _backward(self, pack: MicroBatch, divisor: float, at: str) -> "_Passed":
+        """Add a pack's gradients."""
+        pack, inputs = self._on_device(pack)
+        on_cuda = self.world.device.type == "cuda"
+        event = torch.cuda.current_stream().record_event() if on_cuda else None
+        with self.world.watch(at), self.clock.during("text"):
             output = self.model(**inputs, max_length=self.max_length)
             assert output.loss_sum is not None
-            assert output.token_losses is not None
             (output.loss_sum / divisor).backward()
-        real = pack.loss_weights > 0
-        return _Passed(
-            loss_sum=output.loss_sum.detach(),
-            token_losses=output.token_losses,
-            real=real,
-            modalities=pack.modalities[pack.document_ids[pack.loss_positions[real]]],
-            event=event,
-        )
+        return _Passed.of(pack, output, event)
 
     def apply(self) -> None:
         """Move the weights along the gradients, and forget these."""
-        self.optimizer.step()
+        with self.clock.during("optimizer"):
+            self.optimizer.step()
         self.discard()
 
     def discard(self) -> None:
@@ -131,13 +152,29 @@ class Updater:
 
 @dataclass(kw_only=True)
 class _Passed:
-    """What is left of a pack after its backward pass: nothing that the loader owns."""
+    """What is left of a pack after its passes: nothing that the loader owns."""
 
     loss_sum: Tensor
     token_losses: Tensor
     real: NDArray[np.bool_]
     modalities: NDArray[np.uint8]
-    event: torch.cuda.Event | None
+    event: torch.cuda.Event | None = None
+
+    @classmethod
+    def of(
+        cls, pack: MicroBatch, output: SmolVLMOutput, event: torch.cuda.Event | None = None
+    ) -> "_Passed":
+        """Keep what is needed of a pack and what was computed of it."""
+        assert output.loss_sum is not None
+        assert output.token_losses is not None
+        real = pack.loss_weights > 0
+        return cls(
+            loss_sum=output.loss_sum.detach(),
+            token_losses=output.token_losses,
+            real=real,
+            modalities=pack.modalities[pack.document_ids[pack.loss_positions[real]]],
+            event=event,
+        )
 
     def copied(self) -> None:
         """Wait until the device has the pack's arrays."""

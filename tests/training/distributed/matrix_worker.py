@@ -168,7 +168,7 @@ def main(name: str) -> None:
     assert (weights is not None) is world.leads
     for key, value in whole.named_parameters():
         assert weights is None or torch.equal(weights[key], value), key
-    assert world.alone(lambda: "alone", at="end") == ("alone" if world.leads else None)
+    assert world.gather_late(world.rank, at="end") == list(range(world.size))
     with pytest.raises(ConfigError, match=f"rank {world.size - 1}"):
         world.together(lambda: fail_on_the_last(world), at="end")
     print(f"{layout}: {steps} steps")

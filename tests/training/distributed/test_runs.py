@@ -1,6 +1,7 @@
 """Whole runs on several ranks: equal to one process, stopped, killed, and gone on with."""
 
 import contextlib
+import importlib.util
 import os
 import re
 import shutil
@@ -230,3 +231,95 @@ def test_more_ranks_than_packs_are_refused_by_all(run_ranks, train_command, tmp_
     assert [rank.code for rank in done] == [2, 2, 2], done
     assert "3 ranks for 2 packs a step" in done[0].output
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sharding", ["full", "replicate"])
+def test_two_ranks_validate_and_evaluate_as_one(
+    run_ranks, train_command, straight, world, tmp_path, log_lines, sharding
+):
+    """Held-out loss and scores are one process's, and training is as without them."""
+    settings = (
+        "data.mixture.entries=[{source: cauldron_digits}, {source: video_digits}]",
+        "validation.mixture={entries: [{source: text_digits}, {source: m4_digits}]}",
+        "validation.every_steps=2",
+        "evaluation.benchmarks=[which_digit]",
+        f"evaluation.data_root={world / 'data' / 'held_out'}",
+        "evaluation.every_steps=3",
+        f"parallel.sharding={sharding}",
+    )
+    folders = {ranks: tmp_path / str(ranks) for ranks in (1, 2)}
+    for ranks, folder in folders.items():
+        for rank in run_ranks(train_command(folder, *settings), ranks, seconds=LIMIT):
+            assert rank.code == 0, rank.output
+    plain = tmp_path / "plain"
+    without = (*settings[:1], settings[-1])
+    for rank in run_ranks(train_command(plain, *without), 2, seconds=LIMIT):
+        assert rank.code == 0, rank.output
+    lines = {name: log_lines(folder) for name, folder in (*folders.items(), ("plain", plain))}
+    assert [line for line in lines[2] if "loss" in line] == lines["plain"]
+    for name in ("validation", "metrics"):
+        one, two = ([line[name] for line in lines[n] if name in line] for n in (1, 2))
+        assert len(one) == len(two) == {"validation": 3, "metrics": 2}[name]
+        for ours, theirs in zip(two, one, strict=True):
+            assert set(ours) == set(theirs)
+            assert all(
+                ours[k] == pytest.approx(theirs[k], rel=1e-5) for k in ours if k != "seconds"
+            )
+
+
+SHARED_WORK = """
+import os
+from smolvlm2.training.distributed import connect
+from smolvlm2.training.launch import read_launch
+from smolvlm2.training.shared_work import SharedWork
+world = connect(read_launch(os.environ), "cpu", timeout=20)
+work = SharedWork(world=world)
+def fail(where, rank):
+    def job():
+        for place in range(3):
+            if place == where and world.rank == rank:
+                raise ValueError(f"rank {rank} at {where}")
+            work.gather(place)
+        if where == 3 and world.rank == rank:
+            raise ValueError(f"rank {rank} at {where}")
+        return "done"
+    return job
+for where in range(4):
+    for rank in range(world.size):
+        result, failure = work.run(fail(where, rank), at="test")
+        assert (result, failure) == (None, f"ValueError: rank {rank} at {where}"), failure
+    assert work.run(fail(None, None), at="test") == ("done", None)
+print("all met")
+world.close()
+"""
+
+
+@pytest.mark.slow
+def test_a_failure_of_one_rank_at_any_place_reaches_all_and_leaves_them_in_step(run_ranks):
+    for rank in run_ranks(["-c", SHARED_WORK], 2, seconds=LIMIT):
+        assert rank.code == 0, rank.output
+        assert "all met" in rank.output
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("peft") is None, reason="needs peft: pip install peft")
+@pytest.mark.parametrize("sharding", ["full", "replicate"])
+def test_adapters_noise_and_chunks_of_tiles_are_the_same_on_two_ranks(
+    run_ranks, train_command, make_trainer, tmp_path, log_lines, sharding
+):
+    settings = (
+        "training.adapters.rank=4",
+        "training.adapters.alpha=8",
+        "training.adapters.trained_embeddings_from=290",
+        "training.freeze_vision_encoder=false",
+        "training.unfreeze_vision_after_steps=null",
+        "training.neftune_alpha=5",
+        "encoder.tile_chunk=2",
+        "training.max_steps=4",
+        f"parallel.sharding={sharding}",
+    )
+    make_trainer(tmp_path / "one", *settings).train()
+    for rank in run_ranks(train_command(tmp_path / "two", *settings), 2, seconds=LIMIT):
+        assert rank.code == 0, rank.output
+    assert_same_training(tmp_path / "two", tmp_path / "one", log_lines)
