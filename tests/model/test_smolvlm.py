@@ -122,6 +122,18 @@ def test_a_packs_loss_and_gradients_are_the_sum_over_its_samples(make_model, mak
         assert (gradient - single_gradients[name]).abs().max() / scale < 1e-5, name
 
 
+def test_the_logits_of_all_chunks_but_the_last_are_computed_twice(make_model, make_batch):
+    model = make_model()
+    batch = make_batch(model.config, tiles=(2, 0, 3, 1))
+    inputs = packed_inputs(model, batch, (0, 1, 2, 3))
+    calls = []
+    model.lm_head.register_forward_hook(lambda *_: calls.append(torch.is_grad_enabled()))
+    model(**inputs).loss_sum.backward()
+    chunks = len(inputs["loss_positions"])
+    assert chunks > 1
+    assert len(calls) == 2 * chunks - 1
+
+
 def test_changing_one_document_leaves_the_others_logits_bit_equal(make_model, make_batch):
     model = make_model()
     batch = make_batch(model.config, tiles=(2, 1, 3))

@@ -166,11 +166,16 @@ class MicroBatch:
         """Without padding and without blank tiles but one, for devices that gain by less work.
 
         An eager CPU need not keep shapes constant; at least one tile stays, so that the vision
-        encoder is on the gradient's path.
+        encoder is on the gradient's path. Supervised positions are spread evenly over their chunks,
+        so that fillers, whose logits would cost as much, are fewer than chunks.
         """
         length, tiles = max(self.tokens, 1), max(self.tiles, 1)
         per_tile = len(self.tile_slots) // max(len(self.pixel_values), 1)
         slots = self.tile_slots[: tiles * per_tile]
+        supervised = max(int(np.count_nonzero(self.loss_weights)), 1)
+        rows = -(-supervised // self.loss_weights.shape[1])
+        columns = -(-supervised // rows)
+        loss = ("loss_positions", "loss_targets", "loss_weights")
         return MicroBatch(
             **vars(self)
             | {
@@ -180,6 +185,10 @@ class MicroBatch:
                 "cu_seqlens": np.minimum(self.cu_seqlens, length).astype(np.int32),
                 "pixel_values": self.pixel_values[:tiles],
                 "tile_slots": np.minimum(slots, length),
+            }
+            | {
+                name: getattr(self, name).reshape(-1)[: rows * columns].reshape(rows, columns)
+                for name in loss
             }
         )
 
