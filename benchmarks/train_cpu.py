@@ -39,8 +39,8 @@ from transformers import SmolVLMConfig as TheirConfig
 from transformers import SmolVLMForConditionalGeneration
 
 from plan import general
-from smolvlm2.loading.loader import StepBatch
 from smolvlm2.loading.micro_batch import MicroBatch
+from smolvlm2.loading.step_batch import StepBatch
 from smolvlm2.model.config import SmolVLMConfig, TextConfig, VisionConfig
 from smolvlm2.model.hf_format import hf_name
 from smolvlm2.model.smolvlm import SmolVLM

@@ -5,14 +5,17 @@ L token slots, T tile slots, K visual tokens of a tile, S side of a tile in pixe
 
 import time
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from smolvlm2.errors import DataError
 from smolvlm2.plan.packs import Capacity
-from smolvlm2.processing.processor import ProcessedSample
+
+if TYPE_CHECKING:
+    # Training reads packs on machines that have no package to read pictures with.
+    from smolvlm2.processing.processor import ProcessedSample
 
 BLANK = 127
 """Grey level of tile slots that hold no tile."""
@@ -199,7 +202,7 @@ class PackSample:
 
     sample_id: str
     """Stable id."""
-    sample: ProcessedSample
+    sample: "ProcessedSample"
     """Ids, mask and tiles."""
     tokens: int
     """Planned length."""

@@ -28,7 +28,7 @@ from smolvlm2.training.adapters import adapter_scale, merge_adapters
 from smolvlm2.training.distributed import World
 from smolvlm2.training.launch import ParallelSettings, Sharding
 from smolvlm2.training.memory import Checkpointing, MemoryEstimate
-from smolvlm2.training.recipe import TrainingSettings
+from smolvlm2.training.training_settings import TrainingSettings
 
 logger = logging.getLogger(__name__)
 
