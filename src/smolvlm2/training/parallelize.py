@@ -198,10 +198,17 @@ def _checkpoint_layer(layer: nn.Module) -> None:
     layer.forward = recomputed
 
 
-def compile_blocks(model: SmolVLM) -> None:
-    """Compile each block's forward; sharding hooks stay outside, around the compiled code."""
-    for layer in blocks_of(model):
-        layer.forward = torch.compile(layer.forward)
+def compile_blocks(model: SmolVLM, *, mode: str | None = None) -> None:
+    """Compile each block's forward; sharding hooks stay outside, around the compiled code.
+
+    The patch embedding is compiled likewise: alone it would read and write all pixels five times.
+
+    Args:
+        model: Before it is sharded.
+        mode: Of ``torch.compile``.
+    """
+    for layer in (model.vision_encoder.embeddings, *blocks_of(model)):
+        layer.forward = torch.compile(layer.forward, mode=mode)
 
 
 def shard_model(
