@@ -32,13 +32,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from plan_mixtures import general
 from results_file import record
 from torch import Tensor
 from train_cpu_products import product_ratios
 from transformers import SmolVLMConfig as TheirConfig
 from transformers import SmolVLMForConditionalGeneration
 
-from plan import general
 from smolvlm2.loading.micro_batch import MicroBatch
 from smolvlm2.loading.step_batch import StepBatch
 from smolvlm2.model.config import SmolVLMConfig, TextConfig, VisionConfig

@@ -1,8 +1,8 @@
 """What padding costs in matrix products: transformers' over ours, on paper."""
 
 import numpy as np
+from plan_mixtures import general
 
-from plan import TILES_512, general
 from smolvlm2.model.config import SmolVLMConfig
 from smolvlm2.plan.cost import CostModel, model_cost
 from smolvlm2.training.generated import GeneratedSample
@@ -64,7 +64,7 @@ def product_ratios(
     return {
         "here": {how: products(cost, here, batch=batch, **options) for how, options in HOW.items()},
         "256m": {
-            how: products(TILES_512, mixture, batch=batch, **options)
+            how: products(CostModel(), mixture, batch=batch, **options)
             for how, options in HOW.items()
         },
     }
