@@ -148,6 +148,17 @@ def test_an_empty_pack_and_one_without_tiles_keep_a_tile_when_trimmed(samples):
     assert pack.cu_seqlens[-1] == length
 
 
+def test_trimming_spreads_supervised_positions_over_their_chunks():
+    pack = lay([sample(0, 700, 0, range(99, 700))], tokens=800)
+    trimmed = pack.trimmed()
+    assert trimmed.loss_targets.shape == (2, 301)
+    for name in ("loss_positions", "loss_targets", "loss_weights"):
+        values = getattr(trimmed, name).reshape(-1)
+        np.testing.assert_array_equal(values, getattr(pack, name).reshape(-1)[: len(values)])
+    assert trimmed.loss_weights.sum() == pack.loss_weights.sum() == 601
+    assert lay([]).trimmed().loss_weights.tolist() == [[0]]
+
+
 @pytest.mark.parametrize("number", range(4))
 def test_trimming_changes_neither_loss_nor_gradients(model, make_reader, number):
     data, reader = make_reader()

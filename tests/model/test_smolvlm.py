@@ -122,6 +122,18 @@ def test_a_packs_loss_and_gradients_are_the_sum_over_its_samples(make_model, mak
         assert (gradient - single_gradients[name]).abs().max() / scale < 1e-5, name
 
 
+def test_the_logits_of_all_chunks_but_the_last_are_computed_twice(make_model, make_batch):
+    model = make_model()
+    batch = make_batch(model.config, tiles=(2, 0, 3, 1))
+    inputs = packed_inputs(model, batch, (0, 1, 2, 3))
+    calls = []
+    model.lm_head.register_forward_hook(lambda *_: calls.append(torch.is_grad_enabled()))
+    model(**inputs).loss_sum.backward()
+    chunks = len(inputs["loss_positions"])
+    assert chunks > 1
+    assert len(calls) == 2 * chunks - 1
+
+
 def test_changing_one_document_leaves_the_others_logits_bit_equal(make_model, make_batch):
     model = make_model()
     batch = make_batch(model.config, tiles=(2, 1, 3))
@@ -204,6 +216,56 @@ def test_attention_backends_agree(backend):
             scores = torch.einsum("he,khe->hk", q[query], keys) / 8**0.5
             expected = torch.einsum("hk,khe->he", scores.softmax(-1), values)
             assert (found[query] - expected).abs().max() < 1e-5
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+def test_the_decoders_attention_can_be_chosen_from_outside(make_model, make_batch):
+    model = make_model()
+    batch = make_batch(model.config, tiles=(2, 0, 1))
+    with torch.no_grad():
+        expected = model(**batch).logits
+        model.attention_backend = "flex"
+        torch.testing.assert_close(model(**batch).logits, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_fused_gelu_is_left_out_on_a_cpu(make_model, make_batch):
+    model = make_model().requires_grad_(False)
+    batch = make_batch(model.config, tiles=(2, 1))
+    expected = model(**batch).logits
+    for layer in model.vision_encoder.encoder.layers:
+        layer.mlp.fused_gelu = True
+    assert torch.equal(model(**batch).logits, expected)
+
+
+@pytest.mark.gpu
+def test_fused_gelu_is_the_tanh_form_on_cuda(make_model):
+    from smolvlm2.model.vision_encoder import FeedForward
+
+    feed_forward = FeedForward(make_model().config.vision).cuda().requires_grad_(False)
+    for parameter in feed_forward.parameters():
+        torch.nn.init.normal_(parameter)
+    x = torch.randn(2, 4, feed_forward.fc1.in_features, device="cuda")
+    expected = feed_forward(x)
+    feed_forward.fused_gelu = True
+    torch.testing.assert_close(feed_forward(x), expected, atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("arguments", ["window_size, enable_gqa", "window_size", "is_causal"])
+def test_packed_attention_is_causal_in_every_release_of_torch(monkeypatch, arguments):
+    from torch.nn.attention import varlen
+
+    from smolvlm2.model import attention
+
+    namespace = {}
+    names = ", ".join(f"{name}=None" for name in arguments.split(", "))
+    exec(f"def varlen_attn(q, *, {names}):\n    return locals()", namespace)
+    monkeypatch.setattr(varlen, "varlen_attn", namespace["varlen_attn"])
+    attention._varlen_attention.cache_clear()
+    found = attention._varlen_attention()(1)
+    attention._varlen_attention.cache_clear()
+    assert found.get("window_size", (-1, 0)) == (-1, 0)
+    assert found.get("is_causal", True) is True
+    assert found.get("enable_gqa", True) is True
 
 
 def test_tiles_that_do_not_match_the_image_tokens_are_rejected(make_model, make_batch):

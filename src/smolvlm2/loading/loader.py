@@ -2,13 +2,14 @@
 
 import logging
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from smolvlm2.errors import PlanError
 from smolvlm2.loading.micro_batch import MicroBatch
-from smolvlm2.loading.reader import PackReader, Skip
+from smolvlm2.loading.reader import PackReader
 from smolvlm2.loading.ring import MIB, Ring
+from smolvlm2.loading.step_batch import StepBatch
 from smolvlm2.loading.workers import WorkerPool
 from smolvlm2.plan.packs import Pack
 from smolvlm2.plan.plan import Plan, Position
@@ -17,29 +18,6 @@ logger = logging.getLogger(__name__)
 
 SAMPLE_TIMEOUT_S = 120.0
 """Default of ``data.sample_timeout_s``."""
-
-
-@dataclass(kw_only=True)
-class StepBatch:
-    """Everything that one optimiser step reads; valid until the next one is asked for."""
-
-    packs: list[MicroBatch]
-    """K packs."""
-    position: Position
-    """Where the next step begins."""
-    skips: list[Skip] = field(default_factory=list)
-    """Samples that could not be read."""
-    on_release: Callable[[int], None] | None = None
-    """Called with the number of a pack that is not needed any more."""
-
-    def release(self, number: int) -> None:
-        """Give a pack's memory back early, so that the next step's packs are read meanwhile.
-
-        Args:
-            number: Of the pack; its arrays must not be looked at any more.
-        """
-        if self.on_release is not None:
-            self.on_release(number)
 
 
 class Loader:

@@ -5,14 +5,17 @@ L token slots, T tile slots, K visual tokens of a tile, S side of a tile in pixe
 
 import time
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from smolvlm2.errors import DataError
 from smolvlm2.plan.packs import Capacity
-from smolvlm2.processing.processor import ProcessedSample
+
+if TYPE_CHECKING:
+    # Training reads packs on machines that have no package to read pictures with.
+    from smolvlm2.processing.processor import ProcessedSample
 
 BLANK = 127
 """Grey level of tile slots that hold no tile."""
@@ -166,11 +169,16 @@ class MicroBatch:
         """Without padding and without blank tiles but one, for devices that gain by less work.
 
         An eager CPU need not keep shapes constant; at least one tile stays, so that the vision
-        encoder is on the gradient's path.
+        encoder is on the gradient's path. Supervised positions are spread evenly over their chunks,
+        so that fillers, whose logits would cost as much, are fewer than chunks.
         """
         length, tiles = max(self.tokens, 1), max(self.tiles, 1)
         per_tile = len(self.tile_slots) // max(len(self.pixel_values), 1)
         slots = self.tile_slots[: tiles * per_tile]
+        supervised = max(int(np.count_nonzero(self.loss_weights)), 1)
+        rows = -(-supervised // self.loss_weights.shape[1])
+        columns = -(-supervised // rows)
+        loss = ("loss_positions", "loss_targets", "loss_weights")
         return MicroBatch(
             **vars(self)
             | {
@@ -181,6 +189,10 @@ class MicroBatch:
                 "pixel_values": self.pixel_values[:tiles],
                 "tile_slots": np.minimum(slots, length),
             }
+            | {
+                name: getattr(self, name).reshape(-1)[: rows * columns].reshape(rows, columns)
+                for name in loss
+            }
         )
 
 
@@ -190,7 +202,7 @@ class PackSample:
 
     sample_id: str
     """Stable id."""
-    sample: ProcessedSample
+    sample: "ProcessedSample"
     """Ids, mask and tiles."""
     tokens: int
     """Planned length."""

@@ -4,8 +4,10 @@ Shapes: L tokens of a packed sequence, B rows of a batch, H query heads, K key a
 E features of a head. Documents lie one behind the other; a token sees its own up to itself.
 """
 
+import inspect
 import itertools
 from collections.abc import Callable, Sequence
+from functools import cache, partial
 from typing import Any, Literal
 
 import torch
@@ -80,8 +82,6 @@ class DocumentAttention:
                 self.cu_seqlens,
                 self.max_length,
                 self.max_length,
-                window_size=(-1, 0),
-                enable_gqa=True,
             )
         q, k, v = (x.transpose(0, 1)[None] for x in (q_LHE, k_LKE, v_LKE))
         if self.backend == "flex":
@@ -98,6 +98,7 @@ class DocumentAttention:
         return torch.cat(parts, dim=2)[0].transpose(0, 1)
 
 
+@cache
 def _varlen_attention() -> Callable[..., Any]:
     try:
         from torch.nn.attention.varlen import varlen_attn
@@ -105,7 +106,11 @@ def _varlen_attention() -> Callable[..., Any]:
         raise MissingDependencyError(
             "packed attention on CUDA needs torch >= 2.11; pip install 'torch>=2.11'"
         ) from error
-    return varlen_attn
+    # Its arguments changed from release to release; older ones read grouped heads off the shapes.
+    known = inspect.signature(varlen_attn).parameters
+    options: dict[str, Any] = {"enable_gqa": True} if "enable_gqa" in known else {}
+    options |= {"window_size": (-1, 0)} if "window_size" in known else {"is_causal": True}
+    return partial(varlen_attn, **options)
 
 
 def _flex_attention(document_ids_L: Tensor) -> tuple[Callable[..., Tensor], object]:

@@ -15,7 +15,8 @@ def supervised_cross_entropy(
     """Weighted sum of the cross-entropy of the given positions.
 
     A full logit tensor of 8,192 x 49,280 in fp32 is 1.6 GB; here one chunk's logits exist at a
-    time, and are computed again in the backward pass.
+    time. They are computed again in the backward pass, but for the last chunk's: these are kept,
+    since their backward pass comes first.
 
     Args:
         hidden_LD: ``(L, D)`` final hidden states.
@@ -30,8 +31,9 @@ def supervised_cross_entropy(
     """
     total = hidden_LD.new_zeros((), dtype=torch.float32)
     losses = []
-    for chunk in zip(positions, targets, weights, strict=True):
-        if torch.is_grad_enabled():
+    last = len(positions) - 1
+    for number, chunk in enumerate(zip(positions, targets, weights, strict=True)):
+        if torch.is_grad_enabled() and number < last:
             part, each = checkpoint(
                 _chunk_loss, hidden_LD, head, *chunk, use_reentrant=False, preserve_rng_state=False
             )

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from smolvlm2.model.attention import Attention, DocumentAttention
+from smolvlm2.model.attention import Attention, Backend, DocumentAttention
 from smolvlm2.model.config import SmolVLMConfig
 from smolvlm2.model.loss import supervised_cross_entropy
 from smolvlm2.model.packing import PackedBatch, flat_tiles
@@ -44,6 +44,9 @@ class SmolVLM(nn.Module):
 
     The module knows nothing of data, ranks or stages; those are applied from outside.
     """
+
+    attention_backend: Backend | None = None
+    """Of the text decoder's attention inside documents; None: `choose_backend`."""
 
     def __init__(self, config: SmolVLMConfig) -> None:
         super().__init__()
@@ -117,6 +120,7 @@ class SmolVLM(nn.Module):
                 cu_seqlens,
                 max_length=max_length or len(input_ids),
                 dtype=self.dtype,
+                backend=self.attention_backend,
                 document_ids=document_ids,
             )
             hidden_LD = self.hidden_states(
@@ -129,6 +133,7 @@ class SmolVLM(nn.Module):
             packed.cu_seqlens,
             max_length=packed.max_length,
             dtype=self.dtype,
+            backend=self.attention_backend,
             document_ids=packed.document_ids,
         )
         hidden_LD = self.hidden_states(packed.input_ids, packed.positions, attention, tiles, slots)

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from smolvlm2.errors import ConfigError
-from smolvlm2.loading.loader import StepBatch
 from smolvlm2.loading.micro_batch import MicroBatch
+from smolvlm2.loading.step_batch import StepBatch
 from smolvlm2.model.config import SmolVLMConfig
 from smolvlm2.model.smolvlm import SmolVLM
 from smolvlm2.plan.packs import Capacity

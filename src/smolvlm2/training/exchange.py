@@ -7,15 +7,18 @@ save at the same step.
 import hashlib
 import math
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from smolvlm2.errors import SmolVLMError
 from smolvlm2.loading.micro_batch import MicroBatch
-from smolvlm2.loading.reader import Skip
 from smolvlm2.plan.samples import MODALITIES
 from smolvlm2.training.signals import Ending
+
+if TYPE_CHECKING:
+    from smolvlm2.loading.reader import Skip
 
 SHOWN_IDS = 8
 """Sample ids that an error message lists."""
@@ -58,7 +61,7 @@ class Loaded:
 
     packs: dict[int, LoadedPack] = field(default_factory=dict)
     """By place in the step; blank ones are left out."""
-    skips: list[Skip] = field(default_factory=list)
+    skips: list["Skip"] = field(default_factory=list)
     """Samples that it could not read."""
     stop: Ending | None = None
     """Whether it was asked to stop."""
@@ -74,7 +77,7 @@ class StepFacts:
 
     packs: list[LoadedPack]
     """In the plan's order."""
-    skips: list[Skip]
+    skips: list["Skip"]
     """Likewise by rank."""
     stop: Ending | None
     """Whether any rank was asked to stop."""

@@ -4,16 +4,17 @@ from typing import TYPE_CHECKING
 
 from smolvlm2.training.adapters import is_adapted
 from smolvlm2.training.optimizer import part_of
-from smolvlm2.training.recipe import Recipe, TrainingSettings
 from smolvlm2.training.schedule import PARTS
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
 
     from smolvlm2.model.smolvlm import SmolVLM
+    from smolvlm2.training.recipe import Recipe
+    from smolvlm2.training.training_settings import TrainingSettings
 
 
-def frozen_parts(step: int, settings: TrainingSettings) -> frozenset[str]:
+def frozen_parts(step: int, settings: "TrainingSettings") -> frozenset[str]:
     """Parts that do not train at ``step``; asked by step, so a resumed run agrees."""
     if not settings.freeze_vision_encoder:
         return frozenset()
@@ -39,7 +40,7 @@ def apply_freezing(model: "SmolVLM", frozen: frozenset[str]) -> None:
             parameter.grad = None
 
 
-def learning_rates(step: int, recipe: Recipe) -> dict[str, float]:
+def learning_rates(step: int, recipe: "Recipe") -> dict[str, float]:
     """Learning rate of each part at a step; 0 for frozen parts.
 
     After unfreezing, the vision encoder's rate rises again from 0: its optimiser state is new, and

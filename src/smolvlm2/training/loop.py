@@ -16,8 +16,9 @@ import torch
 from torch.distributed.device_mesh import DeviceMesh
 
 from smolvlm2.errors import SmolVLMError, TrainingError
-from smolvlm2.loading.loader import Loader, StepBatch
+from smolvlm2.loading.loader import Loader
 from smolvlm2.loading.reader import PackReader, Skip
+from smolvlm2.loading.step_batch import StepBatch
 from smolvlm2.model.smolvlm import SmolVLM
 from smolvlm2.plan.plan import Position
 from smolvlm2.plan.run_plan import RunPlan

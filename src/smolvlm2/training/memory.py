@@ -9,7 +9,7 @@ from typing import Literal
 
 from smolvlm2.model.config import SmolVLMConfig
 from smolvlm2.plan.packs import Capacity
-from smolvlm2.training.recipe import TrainingSettings
+from smolvlm2.training.training_settings import TrainingSettings
 
 Checkpointing = Literal["none", "encoder", "all"]
 """Blocks whose activations are recomputed."""

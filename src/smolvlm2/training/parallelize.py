@@ -28,7 +28,7 @@ from smolvlm2.training.adapters import adapter_scale, merge_adapters
 from smolvlm2.training.distributed import World
 from smolvlm2.training.launch import ParallelSettings, Sharding
 from smolvlm2.training.memory import Checkpointing, MemoryEstimate
-from smolvlm2.training.recipe import TrainingSettings
+from smolvlm2.training.training_settings import TrainingSettings
 
 logger = logging.getLogger(__name__)
 
@@ -198,10 +198,17 @@ def _checkpoint_layer(layer: nn.Module) -> None:
     layer.forward = recomputed
 
 
-def compile_blocks(model: SmolVLM) -> None:
-    """Compile each block's forward; sharding hooks stay outside, around the compiled code."""
-    for layer in blocks_of(model):
-        layer.forward = torch.compile(layer.forward)
+def compile_blocks(model: SmolVLM, *, mode: str | None = None) -> None:
+    """Compile each block's forward; sharding hooks stay outside, around the compiled code.
+
+    The patch embedding is compiled likewise: alone it would read and write all pixels five times.
+
+    Args:
+        model: Before it is sharded.
+        mode: Of ``torch.compile``.
+    """
+    for layer in (model.vision_encoder.embeddings, *blocks_of(model)):
+        layer.forward = torch.compile(layer.forward, mode=mode)
 
 
 def shard_model(

@@ -11,8 +11,8 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule
 from torch.optim import Optimizer
 
-from smolvlm2.loading.loader import StepBatch
 from smolvlm2.loading.micro_batch import MicroBatch
+from smolvlm2.loading.step_batch import StepBatch
 from smolvlm2.model.smolvlm import SmolVLM, SmolVLMOutput
 from smolvlm2.plan.samples import MODALITIES
 from smolvlm2.training.distributed import World

@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from smolvlm2.errors import ConfigError
-from smolvlm2.loading.loader import StepBatch
 from smolvlm2.loading.micro_batch import PackBuffers, PackSample, PackShape, assemble
+from smolvlm2.loading.step_batch import StepBatch
 from smolvlm2.model.config import SmolVLMConfig, TextConfig, VisionConfig
 from smolvlm2.model.smolvlm import SmolVLM
 from smolvlm2.plan.packs import Capacity
