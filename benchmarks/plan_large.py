@@ -52,7 +52,7 @@ def write_source(folder: Path, key: str) -> None:
             )
             empty = pa.array(["[]"] * BATCH_ROWS, pa.large_string())
             flags = pa.array(np.zeros(BATCH_ROWS, dtype=np.uint8))
-            writer.write_batch(pa.record_batch([ids, empty, empty, flags], schema=MANIFEST_SCHEMA))
+            writer.write_batch(pa.record_batch([flags, ids, empty, empty], schema=MANIFEST_SCHEMA))
     facts = {"source": "large", "rows_kept": ROWS, "hash": "large"}
     facts["subsets"] = [f"part{number}" for number in range(SUBSETS)]
     (folder / "source.json").write_text(json.dumps(facts))
