@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from torch.distributed.tensor import DTensor
 
 from smolvlm2.errors import ConfigError, PlanError
 from smolvlm2.plan.plan import Position
@@ -49,6 +50,8 @@ def test_it_is_the_mean_over_tokens_of_the_same_samples_each_time(make_trainer, 
     )
     apply_freezing(trainer.model, frozenset())
     assert trainer.held_out is not None
+    # As after a training step, when noise could be drawn.
+    trainer.randomness.begin(0, trainer.reader.read(trainer.plan.step(Position())[0][0])[0])
     found = [
         validate(trainer.held_out, trainer.updater, trainer.recipe, at="test").line()
         for _ in range(2)
@@ -179,8 +182,9 @@ def test_numbers_below_one_are_refused(make_recipe, name):
         make_recipe(f"validation.{name}=0")
 
 
-def test_no_gradient_is_left(make_trainer, tmp_path):
+def test_neither_gradients_nor_gathered_weights_are_left(make_trainer, tmp_path):
     trainer = make_trainer(tmp_path / "run", TRAINED, *HELD_OUT)
     validate(trainer.held_out, trainer.updater, trainer.recipe, at="test")
     assert all(parameter.grad is None for parameter in trainer.model.parameters())
+    assert all(isinstance(parameter, DTensor) for parameter in trainer.model.parameters())
     assert torch.is_grad_enabled()
