@@ -191,7 +191,9 @@ def _checkpoint_layer(layer: nn.Module) -> None:
     forward = layer.forward
 
     def recomputed(*args: object) -> object:
-        if not torch.is_grad_enabled():
+        tensors = [*layer.parameters(), *(each for each in args if isinstance(each, Tensor))]
+        # A frozen block keeps nothing anyway, and torch.compile refuses to recompute in one.
+        if not torch.is_grad_enabled() or not any(each.requires_grad for each in tensors):
             return forward(*args)
         return checkpoint(forward, *args, use_reentrant=False, preserve_rng_state=False)
 
@@ -208,7 +210,7 @@ def compile_blocks(model: SmolVLM, *, mode: str | None = None) -> None:
         mode: Of ``torch.compile``.
     """
     for layer in (model.vision_encoder.embeddings, *blocks_of(model)):
-        layer.forward = torch.compile(layer.forward, mode=mode)
+        layer.forward = torch.compile(layer.forward, mode=mode, fullgraph=True)
 
 
 def shard_model(
