@@ -10,6 +10,7 @@ from smolvlm2.training.launch import ParallelSettings
 from smolvlm2.training.memory import MemoryEstimate
 from smolvlm2.training.parallelize import (
     checkpoint_activations,
+    choose_deterministic_kernels,
     choose_layout,
     compile_blocks,
     precision_policy,
@@ -94,6 +95,33 @@ def test_compiled_blocks_give_the_same_loss_and_gradients(small_model):
     assert again == pytest.approx(loss, rel=1e-5)
     for before, after in zip(gradients, compiled, strict=True):
         torch.testing.assert_close(before, after, atol=1e-6, rtol=1e-4)
+
+
+def test_kernels_are_chosen_on_cuda_alone():
+    choose_deterministic_kernels(CPU)
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+@pytest.mark.gpu
+def test_two_passes_on_cuda_have_the_same_bits_if_asked_for(small_model, monkeypatch):
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    model, device = small_model.cuda(), torch.device("cuda")
+    ids = torch.tensor([[1, 5, 60, 60, 60, 60, 7, 8, 9]], device=device)
+    pixels = torch.full((1, 3, 32, 32), 90, dtype=torch.uint8, device=device)
+
+    def gradients():
+        model.zero_grad()
+        model(ids, pixels, labels=ids.masked_fill(ids == 60, -100)).loss.backward()
+        return [parameter.grad.clone() for parameter in model.parameters()]
+
+    choose_deterministic_kernels(device)
+    try:
+        first, second = gradients(), gradients()
+    finally:
+        torch.use_deterministic_algorithms(False)
+        torch.backends.cuda.enable_cudnn_sdp(True)
+    for before, after in zip(first, second, strict=True):
+        assert torch.equal(before, after)
 
 
 def layout(memory, *, ranks=16, states=8, activations=4, **settings):

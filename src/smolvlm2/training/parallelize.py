@@ -5,6 +5,7 @@ process is a mesh of one.
 """
 
 import logging
+import os
 from dataclasses import dataclass
 
 import torch
@@ -125,6 +126,8 @@ def parallelize(
     Returns:
         The mesh; None on devices that cannot shard (mps), which train in one process.
     """
+    if training.deterministic:
+        choose_deterministic_kernels(world.device)
     asked = training.checkpointing
     mode = checkpointing or ("none" if asked == "auto" else asked)
     if mode != "none":
@@ -150,6 +153,19 @@ def parallelize(
         reshard_after_forward=reshard,
     )
     return mesh
+
+
+def choose_deterministic_kernels(device: torch.device) -> None:
+    """Let every operation on CUDA give the same bits every time, or fail; a CPU's do anyway.
+
+    cuDNN's attention is left out: its backward pass adds in any order.
+    """
+    if device.type != "cuda":
+        return
+    # Read when the first product runs.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cuda.enable_cudnn_sdp(False)
 
 
 def blocks_of(model: SmolVLM) -> list[nn.Module]:
@@ -191,7 +207,9 @@ def _checkpoint_layer(layer: nn.Module) -> None:
     forward = layer.forward
 
     def recomputed(*args: object) -> object:
-        if not torch.is_grad_enabled():
+        tensors = [*layer.parameters(), *(each for each in args if isinstance(each, Tensor))]
+        # A frozen block keeps nothing anyway, and torch.compile refuses to recompute in one.
+        if not torch.is_grad_enabled() or not any(each.requires_grad for each in tensors):
             return forward(*args)
         return checkpoint(forward, *args, use_reentrant=False, preserve_rng_state=False)
 
@@ -208,7 +226,7 @@ def compile_blocks(model: SmolVLM, *, mode: str | None = None) -> None:
         mode: Of ``torch.compile``.
     """
     for layer in (model.vision_encoder.embeddings, *blocks_of(model)):
-        layer.forward = torch.compile(layer.forward, mode=mode)
+        layer.forward = torch.compile(layer.forward, mode=mode, fullgraph=True)
 
 
 def shard_model(

@@ -38,6 +38,9 @@ class TrainingSettings:
     device; null: as ``gradient_checkpointing`` has it."""
     compile: bool = False
     """Compile each block with torch.compile."""
+    deterministic: bool = False
+    """On CUDA: only kernels that give the same bits every time, which bit-exact resuming needs; the
+    vision encoder's attention gets slower when it trains."""
     seed: int = 42
     """Of everything random: order, tile budgets, first weights, noise and dropout."""
     threads: int | None = None
