@@ -91,12 +91,16 @@ def _figure(
     if mark is not None and curves[0].steps[0] <= mark <= curves[0].steps[-1]:
         legend.append("<span><i class=dash></i>vision encoder unfrozen</span>")
     first, last = curves[0].values[0], curves[0].values[-1]
-    change = f"{first:.3g} &rarr; {last:.3g}" if alone else ""
+    change = f"{_figures(first)} &rarr; {_figures(last)}" if alone else ""
     return (
         f"<figure class=card><figcaption><b>{escape(title)}</b><span class=quiet>{change}</span>"
         f"</figcaption>\n{line_chart(curves, name=unit, mark=mark, low=low)}"
         f"<p class=legend>{''.join(legend)}</p></figure>"
     )
+
+
+def _figures(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
 def _short(name: str) -> str:
