@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from smolvlm2.cli.opened_mixture import OpenedEntry, OpenedMixture
 from smolvlm2.data.geometry import FLAGS, ROW_MODALITIES
-from smolvlm2.data.manifest import LEDGER_FILE, MANIFEST_FILE, Manifest
+from smolvlm2.data.manifest import LEDGER_FILE, Manifest
 from smolvlm2.data.media import MediaStore
 from smolvlm2.errors import DataError, MediaError, PromptError
 from smolvlm2.plan.permutation import derive_key, permute
@@ -146,7 +146,7 @@ def find_rows(opened: OpenedMixture, ids: Sequence[str]) -> list[tuple[OpenedEnt
     Raises:
         DataError: No such sample; says what the ledger knows of it, or which ids are near.
     """
-    columns = {name: _ids(manifest) for name, manifest in opened.sources.items()}
+    columns = {name: manifest.sample_ids for name, manifest in opened.sources.items()}
     found = []
     for sample_id in ids:
         places = {name: pc.index(column, sample_id).as_py() for name, column in columns.items()}
@@ -157,11 +157,6 @@ def find_rows(opened: OpenedMixture, ids: Sequence[str]) -> list[tuple[OpenedEnt
         admitting = (entry for entry in entries if entry.place(row) is not None)
         found.append((next(admitting, entries[0]), row))
     return found
-
-
-def _ids(manifest: Manifest) -> pa.ChunkedArray:
-    """Column of all ids, memory-mapped."""
-    return pa.ipc.open_file(pa.memory_map(str(manifest.folder / MANIFEST_FILE))).read_all()[0]
 
 
 def _unknown(opened: OpenedMixture, columns: dict[str, pa.ChunkedArray], wanted: str) -> str:

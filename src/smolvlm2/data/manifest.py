@@ -137,6 +137,11 @@ class Manifest:
         """The folder that media locators are relative to: two above the source's own."""
         return self.folder.parent.parent
 
+    @property
+    def sample_ids(self) -> pa.ChunkedArray:
+        """Ids of all rows, memory-mapped."""
+        return self._table.column("sample_id")
+
     def sample_id(self, index: int) -> str:
         """The id of row ``index``, without reading the rest of it."""
         return str(self._table.column("sample_id")[self._place(index)].as_py())
