@@ -14,7 +14,7 @@ from smolvlm2.data.manifest import Manifest
 from smolvlm2.data.media import MediaStore
 from smolvlm2.data.prepare import prepare_source
 from smolvlm2.plan.plan import Position
-from smolvlm2.training.stage import starting_tokenizer
+from smolvlm2.training.starting_point import starting_tokenizer
 
 # Test folders are no packages: these two are loaded by their paths.
 _HERE = Path(__file__).parent

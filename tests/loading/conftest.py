@@ -9,7 +9,7 @@ from smolvlm2.loading.reader import PackReader
 from smolvlm2.model.components import load_components
 from smolvlm2.processing.processor import Processor
 from smolvlm2.training.planning import plan_data
-from smolvlm2.training.stage import starting_config, starting_tokenizer
+from smolvlm2.training.starting_point import starting_config, starting_tokenizer
 
 # Test folders are no packages, so the other conftest is loaded by its path.
 _spec = importlib.util.spec_from_file_location(

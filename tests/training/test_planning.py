@@ -14,7 +14,7 @@ from smolvlm2.plan.plan import count_steps
 from smolvlm2.processing.processor import Processor
 from smolvlm2.training import planning
 from smolvlm2.training.planning import cost_of, plan_data, size_plan
-from smolvlm2.training.stage import starting_config, starting_tokenizer
+from smolvlm2.training.starting_point import starting_config, starting_tokenizer
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,7 @@ from smolvlm2.training.memory import GIB, Checkpointing, choose_checkpointing, e
 from smolvlm2.training.planning import cost_of
 from smolvlm2.training.recipe import Recipe
 from smolvlm2.training.run_folder import RunFolder
-from smolvlm2.training.stage import starting_config
+from smolvlm2.training.starting_point import starting_config
 
 WARM_UP = 3
 """First steps of each phase of a run that are not compared."""

@@ -11,7 +11,7 @@ from smolvlm2.training.freezing import frozen_parts
 from smolvlm2.training.memory import GIB, Parameters, count_parameters, estimate_memory
 from smolvlm2.training.planning import plan_data, prepared_folder
 from smolvlm2.training.recipe import Recipe
-from smolvlm2.training.stage import starting_config, starting_tokenizer
+from smolvlm2.training.starting_point import starting_config, starting_tokenizer
 
 TYPICAL_TOKENS, TYPICAL_TILES = 1072, 10.83
 """Mean of a sample of the assumed mixture (image 34 %, video 33 %, text 20 %, several images 12 %)

@@ -26,7 +26,8 @@ from smolvlm2.training.memory import GIB
 from smolvlm2.training.parallelize import parallelize
 from smolvlm2.training.randomness import PackRandomness, add_embedding_noise
 from smolvlm2.training.recipe import Recipe
-from smolvlm2.training.stage import choose_memory, starting_config
+from smolvlm2.training.stage import choose_memory
+from smolvlm2.training.starting_point import starting_config
 from smolvlm2.training.update import Updater
 
 CPU_TOKENS, CPU_TILES = 256, 1

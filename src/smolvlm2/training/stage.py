@@ -11,7 +11,6 @@ from torch.distributed.device_mesh import DeviceMesh
 
 from smolvlm2.errors import CheckpointError, ConfigError, ResumeError
 from smolvlm2.loading.reader import PackReader
-from smolvlm2.model.component_shapes import component_shapes
 from smolvlm2.model.components import load_components
 from smolvlm2.model.config import SmolVLMConfig
 from smolvlm2.model.hub import write_json
@@ -21,7 +20,6 @@ from smolvlm2.plan.packs import Capacity
 from smolvlm2.plan.plan import Position
 from smolvlm2.plan.ranks import check_ranks, useful_bound
 from smolvlm2.processing.processor import Processor
-from smolvlm2.processing.tokenizer import Tokenizer, extend_for_images
 from smolvlm2.training.adapters import attach_adapters
 from smolvlm2.training.checkpoints import find_checkpoint
 from smolvlm2.training.checkups import Hook, MakeHook
@@ -43,31 +41,11 @@ from smolvlm2.training.run_folder import RunFolder
 from smolvlm2.training.segments import PlannedRun, plan_run
 from smolvlm2.training.shared_work import SharedWork
 from smolvlm2.training.signals import StopRequest
+from smolvlm2.training.starting_point import starting_config, starting_tokenizer
 from smolvlm2.training.validation import HeldOut, plan_validation
 from smolvlm2.training.writers import check_writers
 
 logger = logging.getLogger(__name__)
-
-
-def starting_config(recipe: Recipe, checkpoint: str | Path | None) -> SmolVLMConfig:
-    """Shapes of the model that a stage starts from; reads no weights."""
-    if checkpoint is None:
-        return component_shapes(recipe.model)
-    from smolvlm2.model.hub import read_json, resolve_checkpoint
-
-    folder = resolve_checkpoint(checkpoint, patterns=("*.json",))
-    path = folder / "config.json"
-    return SmolVLMConfig.from_hf(read_json(path), where=str(path))
-
-
-def starting_tokenizer(recipe: Recipe, checkpoint: str | Path | None) -> Tokenizer:
-    """The tokenizer of a stage: the checkpoint's, or the text decoder's with the image tokens."""
-    if checkpoint is not None:
-        return Tokenizer.from_pretrained(checkpoint)
-    return extend_for_images(
-        recipe.model.text_decoder.name,
-        model_max_length=recipe.model.text_decoder.max_position_embeddings,
-    )
 
 
 def _check_apart(run: RunFolder, checkpoint: str | Path | None, *, restart: bool) -> None:
@@ -173,9 +151,16 @@ def build_trainer(
     )
     if found:
         trainer.resume(*found)
-    world.lead(lambda: _record_left_out(run, recipe, trainer.state.step), at="start")
-    if found and skip_steps is not None:
-        step = trainer.state.step
+    _settle(trainer, skip_steps if found else None)
+    return trainer
+
+
+def _settle(trainer: Trainer, skip_steps: Range | None) -> None:
+    """Record what the user leaves out from here on, and count the steps that there are."""
+    run, world, recipe, planned = trainer.run, trainer.world, trainer.recipe, trainer.planned
+    step = trainer.state.step
+    world.lead(lambda: _record_left_out(run, recipe, step), at="start")
+    if skip_steps is not None:
         world.lead(lambda: record_range(run, skip_steps, step=step), at="start")
     if planned.steps is not None:
         passed = world.lead(lambda: ranges_of(run), at="start")
@@ -183,7 +168,6 @@ def build_trainer(
         if steps < recipe.training.max_steps:
             # Learning rates follow the steps that there are; the saved recipe stays as it was.
             trainer.recipe = replace(recipe, training=replace(recipe.training, max_steps=steps))
-    return trainer
 
 
 def _lay_out(
