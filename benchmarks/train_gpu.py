@@ -5,6 +5,7 @@
     python benchmarks/train_gpu.py --dry                 # the code only: a tiny model on a CPU
 
 Needs torch >= 2.11, numpy, safetensors and PyYAML, and transformers for the comparison; no network.
+PYTHONPATH=src does where the package is not installed.
 Weights are random, tiles and ids generated, packs the planner's of the general mixture
 (plan_mixtures.py). The step is training's own (training/update.py on a model from
 training/parallelize.py). Forward and backward passes are timed by device events over whole steps of
