@@ -15,13 +15,14 @@ if torch is not None:
     torch.set_num_threads(1)  # tiny tensors: more threads cost more than they give
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what this machine cannot run."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Skip what this machine cannot run, and what takes long where nobody asks for it."""
     devices = torch.cuda.device_count() if torch is not None and torch.cuda.is_available() else 0
     missing = {
         "gpu": None if devices else "needs one CUDA device",
         "multi_gpu": None if devices > 1 else f"needs several CUDA devices, found {devices}",
         "mlx": None if _has_mlx() else "needs mlx (pip install smolvlm2[local])",
+        "long": None if "long" in config.option.markexpr else "takes minutes: pytest -m long",
     }
     for item in items:
         for mark, reason in missing.items():

@@ -360,7 +360,7 @@ def test_a_run_of_many_starts_passes_its_audit_and_nothing_else_does(go_through,
     assert any("are not those of the plan" in problem for problem in audit_run(root).problems)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(3600)
 def test_a_run_of_two_thousand_steps_passes_its_audit(go_through):
     long = go_through(0, 2000, most_steps=60, most_workers=2)

@@ -50,7 +50,7 @@ def test_two_ranks_with_a_worker_each_train_as_one_without(differences):
     assert max(differences([(2, 1)]).values()) < 1e-5
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(3600)
 def test_the_layout_changes_neither_packs_nor_losses(differences):
     layouts = [(ranks, workers) for ranks in (1, 2, 3, 8) for workers in (0, 1, 4)]
