@@ -81,9 +81,13 @@ def main() -> None:
         "--prompt",
         "Which way does the digit move?",
     )
-    for how in (("--model", FUSED), ("--model", BASE, "--adapters", LORA)):
-        for media in (image, clip):
-            print(run("mlx/test_inference.py", *how, *media, "--max-tokens", 8).strip())
+    asked = (
+        ("--model", FUSED, *image),
+        ("--model", BASE, "--adapters", LORA, *image),
+        ("--model", DEMO / "video_stage", *clip),
+    )
+    for arguments in asked:
+        print(run("mlx/test_inference.py", *arguments, "--max-tokens", 8).strip())
 
 
 if __name__ == "__main__":
