@@ -4,8 +4,9 @@ import numpy as np
 from plan_mixtures import general
 
 from smolvlm2.model.config import SmolVLMConfig
-from smolvlm2.plan.cost import CostModel, model_cost
+from smolvlm2.plan.cost import CostModel
 from smolvlm2.training.generated import GeneratedSample
+from smolvlm2.training.model_cost import cost_of
 
 HOW = {
     "unfrozen": {"frozen": False},
@@ -40,21 +41,7 @@ def product_ratios(
     config: SmolVLMConfig, chosen: list[GeneratedSample], *, batch: int
 ) -> dict[str, dict[str, float]]:
     """`products` of each comparison: of the samples here, and of the 256M on the mixture."""
-    vision, text = config.vision, config.text
-    cost = model_cost(
-        patches=vision.num_patches,
-        patch_values=vision.num_channels * vision.patch_size**2,
-        vision_width=vision.hidden_size,
-        vision_feed_forward=vision.intermediate_size,
-        vision_layers=vision.num_hidden_layers,
-        tokens_per_tile=config.tokens_per_tile,
-        text_width=text.hidden_size,
-        text_feed_forward=text.intermediate_size,
-        text_layers=text.num_hidden_layers,
-        query_width=text.num_attention_heads * text.head_dim,
-        key_value_width=text.num_key_value_heads * text.head_dim,
-        vocabulary=text.vocab_size,
-    )
+    cost = cost_of(config)
     names, tables = ("tiles", "tokens", "supervised"), general((8, 32))
     here = {name: np.array([getattr(sample, name) for sample in chosen]) for name in names}
     order = np.random.default_rng(0).permutation(sum(len(table) for table in tables))

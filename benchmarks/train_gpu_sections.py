@@ -18,11 +18,12 @@ from train_gpu_ops import (
 from train_gpu_own import REFERENCE, Own, Reference, Variant, reference, settings_of
 from train_gpu_peer import VARIANTS, Peer
 from train_gpu_predicted import CHECK, PEAK, PREDICTED_GAIN_MS, PREDICTED_MS
-from train_gpu_shapes import PACKS, SIZES, GeneratedPack, cost_of, draw_packs
+from train_gpu_shapes import PACKS, SIZES, GeneratedPack, draw_packs
 from train_gpu_timing import copy_rate, matmul_rate
 
 from smolvlm2.plan.packs import Capacity
 from smolvlm2.training.distributed import World
+from smolvlm2.training.model_cost import cost_of
 
 __all__ = ["PACKS", "Run"]
 PHASES = ("unfrozen", "frozen")

@@ -8,7 +8,7 @@ from plan_mixtures import general
 
 from smolvlm2.loading.micro_batch import MicroBatch
 from smolvlm2.model.config import SmolVLMConfig, TextConfig, VisionConfig
-from smolvlm2.plan.cost import CostModel, model_cost
+from smolvlm2.plan.cost import CostModel
 from smolvlm2.plan.packs import Capacity, Pack
 from smolvlm2.plan.plan import Plan
 from smolvlm2.plan.samples import SourceTable
@@ -52,25 +52,6 @@ PACKS = 4
 """Of an optimiser step; one more is for the check alone."""
 SHARES = (0.344, 0.33, 0.202, 0.124)
 """Of the sources of `plan_mixtures.general`."""
-
-
-def cost_of(config: SmolVLMConfig) -> CostModel:
-    """Useful FLOPs of a model, by what causes them."""
-    vision, text = config.vision, config.text
-    return model_cost(
-        patches=vision.num_patches,
-        patch_values=vision.num_channels * vision.patch_size**2,
-        vision_width=vision.hidden_size,
-        vision_feed_forward=vision.intermediate_size,
-        vision_layers=vision.num_hidden_layers,
-        tokens_per_tile=config.tokens_per_tile,
-        text_width=text.hidden_size,
-        text_feed_forward=text.intermediate_size,
-        text_layers=text.num_hidden_layers,
-        query_width=text.num_attention_heads * text.head_dim,
-        key_value_width=text.num_key_value_heads * text.head_dim,
-        vocabulary=text.vocab_size,
-    )
 
 
 @dataclass(kw_only=True)

@@ -80,7 +80,9 @@ def test_an_error_is_kept_as_text_and_ends_nothing(tmp_path):
 
 
 def test_packs_hold_what_was_predicted_for_them():
-    from train_gpu_shapes import SIZES, GeneratedPack, cost_of
+    from train_gpu_shapes import SIZES, GeneratedPack
+
+    from smolvlm2.training.model_cost import cost_of
 
     class Full(GeneratedPack):
         def figures(self):

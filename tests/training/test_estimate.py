@@ -5,7 +5,7 @@ import pytest
 from smolvlm2.config import find_recipe, load_config
 from smolvlm2.model.components import component_shapes
 from smolvlm2.training.estimate import GPUS, PackLoad, checkpoint_bytes, estimate_step
-from smolvlm2.training.planning import cost_of
+from smolvlm2.training.model_cost import cost_of
 from smolvlm2.training.recipe import Recipe
 
 PACK = PackLoad(tiles=84, tokens=8192, squared=12_615_680, supervised=1171)

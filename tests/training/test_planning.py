@@ -13,7 +13,8 @@ from smolvlm2.plan.cost import CostModel
 from smolvlm2.plan.plan import count_steps
 from smolvlm2.processing.processor import Processor
 from smolvlm2.training import planning
-from smolvlm2.training.planning import cost_of, plan_data, size_plan
+from smolvlm2.training.model_cost import cost_of
+from smolvlm2.training.planning import plan_data, size_plan
 from smolvlm2.training.starting_point import starting_config, starting_tokenizer
 
 

@@ -21,7 +21,7 @@ from smolvlm2.training.estimate import (
 )
 from smolvlm2.training.freezing import frozen_parts
 from smolvlm2.training.memory import GIB, Checkpointing, choose_checkpointing, estimate_memory
-from smolvlm2.training.planning import cost_of
+from smolvlm2.training.model_cost import cost_of
 from smolvlm2.training.recipe import Recipe
 from smolvlm2.training.run_folder import RunFolder
 from smolvlm2.training.starting_point import starting_config

@@ -21,12 +21,13 @@ from smolvlm2.loading.sample_table import (
     unexpected_size,
 )
 from smolvlm2.model.config import SmolVLMConfig
-from smolvlm2.plan.cost import CostModel, model_cost
+from smolvlm2.plan.cost import CostModel
 from smolvlm2.plan.order import Order
 from smolvlm2.plan.packs import Capacity, capacity_for
 from smolvlm2.plan.plan import Plan, count_steps, packs_for
 from smolvlm2.plan.samples import SourceTable
 from smolvlm2.processing.processor import Processor
+from smolvlm2.training.model_cost import cost_of
 from smolvlm2.training.recipe import Recipe
 
 logger = logging.getLogger(__name__)
@@ -79,25 +80,6 @@ def prepared_folder(recipe: Recipe) -> Path:
             f"data root with DATA_DIR or data.root=..."
         )
     return prepared
-
-
-def cost_of(config: SmolVLMConfig) -> CostModel:
-    """What samples cost a model of these shapes."""
-    vision, text = config.vision, config.text
-    return model_cost(
-        patches=vision.num_patches,
-        patch_values=vision.num_channels * vision.patch_size**2,
-        vision_width=vision.hidden_size,
-        vision_feed_forward=vision.intermediate_size,
-        vision_layers=vision.num_hidden_layers,
-        tokens_per_tile=config.tokens_per_tile,
-        text_width=text.hidden_size,
-        text_feed_forward=text.intermediate_size,
-        text_layers=text.num_hidden_layers,
-        query_width=text.num_attention_heads * text.head_dim,
-        key_value_width=text.num_key_value_heads * text.head_dim,
-        vocabulary=text.vocab_size,
-    )
 
 
 def plan_data(
