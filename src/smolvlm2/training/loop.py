@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch.distributed.device_mesh import DeviceMesh
+from torch.profiler import record_function
 
 from smolvlm2.errors import SmolVLMError, TrainingError
 from smolvlm2.loading.loader import Loader
@@ -48,6 +49,7 @@ from smolvlm2.training.freezing import (
 from smolvlm2.training.memory import GIB
 from smolvlm2.training.parallelize import gather_weights
 from smolvlm2.training.passed_over import pass_over, ranges_of
+from smolvlm2.training.profiling import StepProfiler
 from smolvlm2.training.randomness import PackRandomness
 from smolvlm2.training.rank_share import RankShare
 from smolvlm2.training.recipe import Recipe
@@ -182,7 +184,13 @@ class Trainer:
         skips = self.world.lead(self.run.known_skips, at="reading the skips")
         self.reader.skipped_before = {skip.occurrence: skip for skip in skips}
         passed = self.world.lead(lambda: ranges_of(self.run), at="reading what is passed over")
-        with self.stop, self.log.writing(self.recipe, self.state.step):
+        self._profiler = StepProfiler(
+            self.recipe.training.profile,
+            self.run.root / "profile",
+            self.world,
+            last_step=self.recipe.training.max_steps,
+        )
+        with self.stop, self.log.writing(self.recipe, self.state.step), self._profiler:
             self._checkups = self._make_checkups()
             self._checkups.catch_up(self.state.step)
             ending: Ending = "finished"
@@ -221,8 +229,10 @@ class Trainer:
                 if now != frozen:
                     apply_freezing(self.model, now)
                     frozen = now
+                self._profiler.begin(self.state.step)
                 started = time.perf_counter()
-                batch, numbers, loaded = self._load(batches, share, position)
+                with record_function("load"):
+                    batch, numbers, loaded = self._load(batches, share, position)
                 read = time.perf_counter()
                 facts = StepFacts.of(self.world.gather(loaded, at=self._here))
                 if facts.failure is not None:
@@ -245,6 +255,7 @@ class Trainer:
                 if self.world.device.type == "cuda":
                     line["memory_gib"] = round(torch.cuda.max_memory_allocated() / GIB, 2)
                 self._finish_step(batch, facts, line)
+                self._profiler.end(line["step"])
                 position = self.state.position
         return "finished"
 

@@ -7,6 +7,7 @@ writers.json, tensorboard/   what other places were told of the log
 skips.jsonl    one line for each sample that could not be read; "during": "validation" marks those
                that were not lost to training
 report.html    all of it as a page
+profile/       traces of steps, where training.profile asks for them
 plan/          what the plan resolved to, and on what it ran; passed_over.jsonl: data left out by
                --skip-steps
 checkpoints/   step-00000500/ ..., latest -> the newest
@@ -38,6 +39,7 @@ FREE_KEYS = (
     "encoder.",
     "training.activation_checkpointing",
     "training.threads",
+    "training.profile",
     "data.sample_timeout_s",
     "data.skip_ids",
     "training.max_skip_fraction",
@@ -65,6 +67,7 @@ WRITTEN = (
     "skips.jsonl",
     "exit_status",
     "report.html",
+    "profile",
     "writers.json",
     "tensorboard",
     "config.json",

@@ -1,10 +1,29 @@
 """How a stage is trained: the settings that its steps read, apart from data and optimiser."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from smolvlm2.errors import ConfigError
 from smolvlm2.training.adapters import AdapterSettings
+
+
+@dataclass(kw_only=True)
+class ProfileSettings:
+    """Which steps are looked at closely; leaves the result of a run as it is."""
+
+    first_step: int = 10
+    """The first of them: late enough for compilation to be over."""
+    steps: int = 3
+    """How many; a trace of each takes some ten megabytes."""
+    ranks: list[int] = field(default_factory=lambda: [0])
+    """Which processes write, each files of its own."""
+
+    def __post_init__(self) -> None:
+        if self.first_step < 0 or self.steps < 1:
+            raise ConfigError(
+                f"training.profile: first_step is {self.first_step} and steps {self.steps}, "
+                f"expected at least 0 and 1"
+            )
 
 
 @dataclass(kw_only=True)
@@ -56,6 +75,8 @@ class TrainingSettings:
     update, ``skip`` leaves the weights as they are and goes on."""
     max_nonfinite_steps: int = 10
     """Steps that ``skip`` may leave out in a run."""
+    profile: ProfileSettings | None = None
+    """Trace some steps; null: none."""
 
     def __post_init__(self) -> None:
         counts = ("per_device_train_batch_size", "gradient_accumulation_steps", "max_steps")
