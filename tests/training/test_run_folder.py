@@ -59,6 +59,9 @@ def test_what_leaves_the_result_alone_may_change(run_copy, make_recipe):
         "training.threads=3",
         "data.skip_ids=[a]",
         "training.max_skip_fraction=1",
+        "training.compile=true",
+        "training.gradient_checkpointing=false",
+        "training.profile={first_step: 3}",
     )
     assert RunFolder(run_copy).check(recipe, restart=False) is True
 

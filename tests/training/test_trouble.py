@@ -6,8 +6,9 @@ import shutil
 import signal
 
 import pytest
+import torch
 
-from smolvlm2.errors import CheckpointError, ResumeError
+from smolvlm2.errors import CheckpointError, ResumeError, TrainingError
 from smolvlm2.training import checkpoints
 from smolvlm2.training.checkpoints import find_checkpoint, read_state
 from smolvlm2.training.run_folder import RunFolder
@@ -130,3 +131,21 @@ def test_a_resumed_branch_replaces_the_one_it_left(make_trainer, run_copy):
     assert make_trainer(run_copy).state.step == 2
     trainer.train()
     assert os.readlink(run_copy / "checkpoints" / "latest") == "step-00000006"
+
+
+@pytest.mark.parametrize("where", ["forward", "update"])
+def test_want_of_memory_names_the_step_and_the_ways_out(make_trainer, tmp_path, where):
+    trainer = make_trainer(tmp_path / "run")
+
+    def fail(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nMore words")
+
+    if where == "forward":
+        trainer.model.connector.register_forward_pre_hook(fail)
+    else:
+        trainer.updater.optimizer.register_step_pre_hook(fail)
+    expected = (
+        r"step 0: not enough memory on cpu \(CUDA out of memory. Tried .* 2 GiB.\)\. In .*auto"
+    )
+    with pytest.raises(TrainingError, match=expected):
+        trainer.train()

@@ -68,6 +68,7 @@ def describe_estimate(
         "",
         *_memory_table(recipe, config, capacity, device),
         "",
+        *(() if recipe.training.compile else ("times assume training.compile=true",)),
         f"{'phase':24} {'ms a pack':>10} {'s a step':>9} {'MFU':>6} {'of ceiling':>11} "
         f"{'GPU-hours':>10}",
     ]

@@ -144,9 +144,21 @@ class World:
 
     @contextmanager
     def watch(self, at: str) -> Iterator[None]:
-        """Around exchanges that torch makes by itself: a lost rank is named like in `gather`."""
+        """Around computing and the exchanges that torch makes by itself.
+
+        Raises:
+            TrainingError: A rank was lost, named like in `gather`; or the device's memory was not
+                enough.
+        """
         try:
             yield
+        except torch.OutOfMemoryError as error:
+            raise TrainingError(
+                f"{at}: not enough memory on {self.device_name} ({str(error).splitlines()[0]}). In "
+                f"this order: training.activation_checkpointing=auto (or all), "
+                f"encoder.tile_chunk=16, parallel.sharding=full, or a smaller --batch-size with "
+                f"--replan; `smolvlm2 estimate` and --dry-run=step tell what fits"
+            ) from error
         except RuntimeError as error:
             # Gloo's complaints about a peer have no type of their own.
             lost = isinstance(error, dist.DistError) or "gloo" in str(error)

@@ -91,7 +91,8 @@ def dry_step(
         batch = StepBatch(packs=[pack], position=Position())
         divisor = float(pack.loss_weights.sum()) * world.size
         loss, norm = updater.gradients(batch, [world.rank], divisor, at=f"dry run, {name}")
-        updater.apply()
+        with world.watch(f"dry run, {name}"):
+            updater.apply()
         mean = loss.total / divisor
         if not mean < float("inf") or not norm < float("inf"):
             raise ConfigError(

@@ -299,7 +299,8 @@ class Trainer:
         if facts.divisor > 0:
             loss, norm = self.updater.gradients(batch, numbers, facts.divisor, at=self._here)
             if math.isfinite(loss.total) and math.isfinite(norm):
-                self.updater.apply()
+                with self.world.watch(self._here):
+                    self.updater.apply()
                 updated = True
             else:
                 self.updater.discard()

@@ -38,6 +38,8 @@ FREE_KEYS = (
     "logging.",
     "encoder.",
     "training.activation_checkpointing",
+    "training.gradient_checkpointing",
+    "training.compile",
     "training.threads",
     "training.profile",
     "data.sample_timeout_s",
