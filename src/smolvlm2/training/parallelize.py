@@ -330,9 +330,15 @@ def gather_weights(
     return merge_adapters(weights, adapter_scale(model)) if wanted else None
 
 
-def whole_model(config: SmolVLMConfig, weights: dict[str, Tensor], device: torch.device) -> SmolVLM:
+def whole_model(
+    config: SmolVLMConfig,
+    weights: dict[str, Tensor],
+    device: torch.device,
+    *,
+    dtype: torch.dtype = torch.float32,
+) -> SmolVLM:
     """An unsharded model for evaluation, from what `gather_weights` gave."""
-    model = empty_model(config, dtype=torch.float32, device=device)
+    model = empty_model(config, dtype=dtype, device=device)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.copy_(weights[name])
