@@ -17,6 +17,17 @@ for ((i = 0; i < $#; i++)); do
 done
 rm -f "$output/exit_status"
 
+# With GPUs all cores of a process but two read samples, at most 12: two would leave an H100 waiting.
+readers=$(($(env -u OMP_NUM_THREADS nproc 2>/dev/null || echo 0) / gpus - 2))
+case " $* " in
+  *" data.workers="*) ;;
+  *)
+    if [ "$readers" -gt 2 ] && command -v nvidia-smi >/dev/null; then
+      set -- "$@" "data.workers=$((readers < 12 ? readers : 12))"
+    fi
+    ;;
+esac
+
 accelerate launch --config_file configs/accelerate_config.yaml --num_processes "$gpus" \
   -m "$module" --output-dir "$output" "$@" &
 launcher=$!

@@ -3,9 +3,11 @@
 import multiprocessing
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 from smolvlm2.errors import DataError
 from smolvlm2.loading.micro_batch import PackShape
@@ -96,3 +98,24 @@ def test_memory_is_what_the_machine_and_the_control_group_leave(tmp_path):
     assert available_memory(tmp_path) == MIB
     (group / "memory.current").write_text(f"{MIB * 9}\n")
     assert available_memory(tmp_path) == 0
+
+
+def test_memory_that_cannot_be_pinned_leaves_no_error_for_the_next_kernel(monkeypatch, caplog):
+    left = []
+
+    def refuse(address, size, flags):
+        left.append("out of memory")
+        return 2
+
+    def launch(*shape, device):
+        if left:
+            raise RuntimeError(f"CUDA error: {left.pop()}")
+
+    # CUDA's own behaviour: a refused call is reported once more, behind the next launch.
+    monkeypatch.setattr(
+        torch.cuda, "cudart", lambda: SimpleNamespace(cudaHostRegister=refuse), raising=True
+    )
+    monkeypatch.setattr(torch, "ones", launch)
+    Ring(SHAPE, 1).pin()
+    assert "could not be pinned (CUDA error 2)" in caplog.text
+    assert not left

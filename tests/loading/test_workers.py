@@ -128,6 +128,19 @@ def test_a_worker_that_dies_between_samples_costs_nothing(make_reader, caplog):
     assert not any(skips for skips, _ in found)
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
+def test_what_a_batch_system_sends_to_all_processes_leaves_workers_alone(make_reader, number):
+    data, reader = make_reader()
+    with Loader(data.plan, reader, Position(), workers=1) as loader:
+        steps = iter(loader)
+        next(steps)
+        before = loader.pool.pids
+        os.kill(before[0], number)
+        # More steps than the ring holds: the worker has read since.
+        assert not any(step.skips for step in islice(steps, 6))
+        assert loader.pool.pids == before
+
+
 def wait_until_idle(pool):
     limit = time.monotonic() + 60
     while pool._waiting or any(worker.task for worker in pool._workers):

@@ -5,8 +5,10 @@ import logging
 
 import pytest
 import torch
+from torch.distributed.fsdp import MixedPrecisionPolicy
 
 from smolvlm2.errors import ConfigError, DataNotFoundError
+from smolvlm2.training import checkups
 from smolvlm2.training.parallelize import gather_weights
 
 STEPS = ("training.max_steps=5", "checkpoint.every_steps=4", "evaluation.every_steps=2")
@@ -34,6 +36,19 @@ def test_the_hook_has_an_interval_of_its_own_and_the_last_step(make_trainer, tmp
     weights = gather_weights(trainer.model, trainer.world)
     assert torch.equal(seen[-1][1], weights["lm_head.weight"])
     assert not torch.equal(seen[0][1], weights["lm_head.weight"])
+
+
+def test_the_hook_gets_the_type_that_training_computes_in(make_trainer, tmp_path, monkeypatch):
+    types = []
+    # A CPU's policy has none of its own.
+    policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16)
+    monkeypatch.setattr(checkups, "precision_policy", lambda device, *, bf16: policy)
+    make_trainer(
+        tmp_path / "run",
+        "training.max_steps=1",
+        make_hook=lambda *_: lambda model, step: types.append(model.dtype) or {},
+    ).train()
+    assert types == [torch.bfloat16]
 
 
 def test_a_hook_that_fails_is_noted_and_training_goes_on(make_trainer, tmp_path, straight, caplog):

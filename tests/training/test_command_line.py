@@ -8,6 +8,7 @@ import pytest
 
 from smolvlm2.errors import ConfigError, DataNotFoundError
 from smolvlm2.training.command_line import exit_on_error, parse_arguments, read_recipe, run_stage
+from smolvlm2.training.distributed import shared
 from smolvlm2.training.dry_run import describe
 from smolvlm2.training.train_video import main as train_video
 
@@ -206,3 +207,16 @@ def test_a_dry_run_over_prepared_data_prints_the_plan(make_recipe, straight):
         text = describe(make_recipe(), checkpoint)
         assert "cauldron_digits" in text
         assert "packs_per_step               2" in text
+
+
+@pytest.mark.parametrize("variable", ["RANK", "SLURM_PROCID"])
+def test_what_all_ranks_found_out_is_said_by_rank_0_alone(monkeypatch, capsys, variable):
+    def fail():
+        raise shared(ConfigError("fewer data than ranks"))
+
+    monkeypatch.delenv("RANK", raising=False)
+    for rank in ("0", "7"):
+        monkeypatch.setenv(variable, rank)
+        with pytest.raises(SystemExit):
+            exit_on_error(fail)
+        assert bool(capsys.readouterr().err) is (rank == "0")

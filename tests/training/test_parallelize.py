@@ -2,18 +2,24 @@
 
 import pytest
 import torch
+from torch.distributed.fsdp import MixedPrecisionPolicy, OffloadPolicy
 
 from smolvlm2.errors import ConfigError
 from smolvlm2.model.config import SmolVLMConfig, TextConfig, VisionConfig
 from smolvlm2.model.smolvlm import SmolVLM
+from smolvlm2.training.freezing import apply_freezing
 from smolvlm2.training.launch import ParallelSettings
 from smolvlm2.training.memory import MemoryEstimate
 from smolvlm2.training.parallelize import (
+    Layout,
+    blocks_of,
     checkpoint_activations,
     choose_deterministic_kernels,
     choose_layout,
     compile_blocks,
+    make_mesh,
     precision_policy,
+    shard_model,
 )
 
 CPU = torch.device("cpu")
@@ -84,6 +90,30 @@ def test_the_bf16_loss_is_close_to_the_fp32_loss(small_model):
         with torch.autocast("cpu", dtype=torch.bfloat16):
             rough = small_model(ids, labels=ids).loss.item()
     assert rough == pytest.approx(exact, rel=2e-2)
+
+
+def test_blocks_that_train_later_sum_their_gradients_in_fp32_under_bf16(small_model, world_of_one):
+    shard_model(
+        small_model,
+        make_mesh(Layout(sharding="full", replicas=1, shards=1), CPU),
+        blocks_of(small_model),
+        # As on CUDA.
+        policy=MixedPrecisionPolicy(
+            param_dtype=torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False
+        ),
+        offload=OffloadPolicy(),
+        reshard_after_forward=True,
+    )
+    ids = torch.tensor([[1, 5, 60, 60, 60, 60, 7, 8, 9]])
+    pixels = torch.full((1, 3, 32, 32), 90, dtype=torch.uint8)
+    for frozen in (frozenset({"vision_encoder"}), frozenset()):
+        apply_freezing(small_model, frozen)
+        small_model(ids, pixels, labels=ids.masked_fill(ids == 60, -100)).loss.backward()
+        for name, parameter in small_model.named_parameters():
+            if name.split(".")[0] in frozen:
+                assert parameter.grad is None
+            else:
+                assert parameter.grad.dtype == torch.float32
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """Pack buffers in memory that trainer and workers share: no pack is ever copied between them."""
 
+import contextlib
 import logging
 import mmap
 import os
@@ -85,7 +86,7 @@ class Ring:
         return PackBuffers(shape=self.shape, **arrays)
 
     def pin(self) -> None:
-        """Lock the memory for the CUDA device, so that copies to it run beside the computation.
+        """Lock the memory for the CUDA device, so that the host need not wait for copies to it.
 
         Needs torch with CUDA; where the driver refuses, copies are slower and nothing else.
         """
@@ -96,15 +97,28 @@ class Ring:
         status = int(runtime.cudaHostRegister(address, self.size, 0))
         if status:
             logger.warning(
-                "%d MiB of pack buffers could not be pinned (CUDA error %d): copies to the device "
-                "wait for each other; allow more locked memory (ulimit -l)",
+                "%d MiB of pack buffers could not be pinned (CUDA error %d): the host waits for "
+                "copies to the device; allow more locked memory (ulimit -l)",
                 self.size // MIB,
                 status,
             )
+            _forget_refusal()
             return
         logger.info("pinned %d MiB of pack buffers", self.size // MIB)
         # The pages must be released before they are unmapped.
         weakref.finalize(self, runtime.cudaHostUnregister, address)
+
+
+def _forget_refusal() -> None:
+    """Take away the error that a refused call leaves behind in CUDA's runtime.
+
+    It would be raised by the next kernel that anybody launches. torch does not expose the call
+    that reads and clears it, but checks it behind every launch.
+    """
+    import torch
+
+    with contextlib.suppress(RuntimeError):
+        torch.ones(1, device="cuda")
 
 
 def _sizes(shape: PackShape) -> dict[str, int]:

@@ -271,9 +271,9 @@ def _how_it_ended(exit_code: int | None) -> str:
 
 def _work(reader: PackReader, ring: Ring, pipe: Connection) -> None:
     """The whole life of a worker."""
-    # Ctrl-C reaches every process of a terminal and SIGTERM every process of a batch job: the
-    # trainer decides what they mean, and kills or leaves its workers behind.
-    for number in (signal.SIGINT, signal.SIGTERM):
+    # Ctrl-C reaches every process of a terminal, SIGTERM and SIGUSR1 every process of a batch job:
+    # the trainer decides what they mean, and kills or leaves its workers behind.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_exit_with_parent, daemon=True).start()
     # One thread a worker: their number is the degree of parallelism. Only a reader that resizes

@@ -195,6 +195,7 @@ class Checkpointer:
         try:
             if failures:
                 raise OSError(failures[0])
+            _look_for(files, partial)
             with (partial / STATE_FILE).open("w", encoding="utf-8") as file:
                 json.dump(content | {"files": dict(sorted(files.items()))}, file, indent=2)
                 file.flush()
@@ -204,6 +205,21 @@ class Checkpointer:
         except OSError as error:
             shutil.rmtree(partial, ignore_errors=True)
             raise _not_written(partial, _reason(error)) from error
+
+
+def _look_for(files: dict[str, Any], partial: Path) -> None:
+    """Refuse a checkpoint whose files are not all where rank 0 is.
+
+    Raises:
+        OSError: One is not there; names it.
+    """
+    for name, (size, _) in files.items():
+        path = partial / name
+        if not path.is_file() or path.stat().st_size != size:
+            raise OSError(
+                f"{name}, which another rank wrote, is not there; the run folder must lie on a "
+                f"file system that all machines share"
+            )
 
 
 def _not_written(partial: Path, reason: str) -> CheckpointError:

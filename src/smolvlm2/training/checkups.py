@@ -9,7 +9,7 @@ import torch
 
 from smolvlm2.model.smolvlm import SmolVLM
 from smolvlm2.processing.processor import Processor
-from smolvlm2.training.parallelize import gather_weights, whole_model
+from smolvlm2.training.parallelize import gather_weights, precision_policy, whole_model
 from smolvlm2.training.recipe import Recipe
 from smolvlm2.training.run_log import RunLog
 from smolvlm2.training.shared_work import SharedWork
@@ -91,10 +91,13 @@ class Checkups:
         world, config = self.updater.world, self.updater.model.config
         weights = gather_weights(self.updater.model, world, everywhere=True)
         assert weights is not None
+        policy = precision_policy(world.device, bf16=self.recipe.training.bf16)
+        # As it computes in training: in fp32 CUDA would take other attention, compiled on the spot.
+        dtype = policy.param_dtype or torch.float32
 
         def ask() -> dict[str, Any]:
             # Inside: a device without room for a second model costs the evaluation, not the run.
-            return hook(whole_model(config, weights, world.device), step)
+            return hook(whole_model(config, weights, world.device, dtype=dtype), step)
 
         metrics, failure = self.work.run(ask, at=f"evaluation at step {step}")
         if world.device.type == "cuda":

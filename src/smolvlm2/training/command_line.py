@@ -215,9 +215,7 @@ def run_stage(
             f"checkpoints/vision_stage_{options.model_size}, or a hub id"
         )
     output = Path(options.output_dir or f"checkpoints/{stage}_stage_{options.model_size}")
-    ending = _train(stage, options, recipe, launch, stop, output, make_hook)
-    if launch.leads and at_end is not None:
-        at_end(output)
+    ending = _train(stage, options, recipe, launch, stop, output, make_hook, at_end)
     if EXIT_CODES[ending]:
         sys.exit(EXIT_CODES[ending])
 
@@ -230,6 +228,7 @@ def _train(
     stop: StopRequest,
     output: Path,
     make_hook: "MakeHook | None",
+    at_end: Callable[[Path], None] | None,
 ) -> Ending:
     from smolvlm2.training.progress import Progress
     from smolvlm2.training.stage import build_trainer
@@ -263,6 +262,10 @@ def _train(
         else:
             why = f"received {stop.signal}" if stop.signal else "asked to stop"
             print(f" of {steps}; {why}. Start it again to go on")
+        if at_end is not None:
+            at_end(output)
+    # Launchers end all processes with the first that does not end with 0, as out of time none does.
+    trainer.world.gather(None, at="end")
     trainer.world.close()
     return ending
 
@@ -300,6 +303,7 @@ def exit_on_error(command: Callable[[], None]) -> None:
         command()
     except SmolVLMError as error:
         # What all ranks found out together, one of them says.
-        if not getattr(error, "shared", False) or os.environ.get("RANK", "0") == "0":
+        rank = os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))
+        if not getattr(error, "shared", False) or rank == "0":
             print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

@@ -137,7 +137,7 @@ def _slurm(environment: Mapping[str, str], common: Launch) -> Launch:
             f"they meet; export the first node's name, as scripts/slurm/train_nodes.sbatch does"
         )
     # Two jobs on one node must not meet each other.
-    default = 20000 + _number(environment, "SLURM_JOB_ID", "0") % 20000
+    default = 20000 + _number(environment, "SLURM_JOB_ID", "0") % 12000
     return replace(
         common,
         launcher="slurm",

@@ -265,6 +265,11 @@ def shard_model(
             # the ranks; without forced sums the factor goes into the reduction, which gloo refuses.
             module.set_force_sum_reduction_for_comms(True)
             module.set_gradient_divide_factor(1.0)
+    # Now, while all parameters train. The first forward pass would do it after the encoder was
+    # frozen: groups without a trainable parameter get no type to reduce in, and keep none, so that
+    # under bf16 the first backward pass behind the unfreezing ends the run.
+    assert isinstance(model, FSDPModule)
+    model._get_fsdp_state()._lazy_init()
 
 
 def precision_policy(device: torch.device, *, bf16: bool) -> MixedPrecisionPolicy:
@@ -325,9 +330,15 @@ def gather_weights(
     return merge_adapters(weights, adapter_scale(model)) if wanted else None
 
 
-def whole_model(config: SmolVLMConfig, weights: dict[str, Tensor], device: torch.device) -> SmolVLM:
+def whole_model(
+    config: SmolVLMConfig,
+    weights: dict[str, Tensor],
+    device: torch.device,
+    *,
+    dtype: torch.dtype = torch.float32,
+) -> SmolVLM:
     """An unsharded model for evaluation, from what `gather_weights` gave."""
-    model = empty_model(config, dtype=torch.float32, device=device)
+    model = empty_model(config, dtype=dtype, device=device)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.copy_(weights[name])

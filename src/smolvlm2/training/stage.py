@@ -1,6 +1,7 @@
 """From a recipe to a trainer: model, processor, data, plan."""
 
 import logging
+import socket
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +24,7 @@ from smolvlm2.processing.processor import Processor
 from smolvlm2.training.adapters import attach_adapters
 from smolvlm2.training.checkpoints import find_checkpoint
 from smolvlm2.training.checkups import Hook, MakeHook
-from smolvlm2.training.distributed import World, connect
+from smolvlm2.training.distributed import World, connect, shared
 from smolvlm2.training.launch import Launch
 from smolvlm2.training.loop import Trainer
 from smolvlm2.training.memory import Checkpointing, choose_checkpointing, estimate_memory
@@ -93,8 +94,8 @@ def build_trainer(
 
     Raises:
         ResumeError: The folder cannot take this run, or holds one with another recipe or data.
-        ConfigError: The run would start from the folder that it writes to, or fewer ranks are here
-            than promised.
+        ConfigError: The run would start from the folder that it writes to, fewer ranks are here
+            than promised, or their data differ.
         CheckpointError: Tokenizer and model do not belong together.
         PlanError: There are more ranks than packs in a step.
         MissingDependencyError: The recipe names a writer whose package is not installed.
@@ -126,6 +127,7 @@ def build_trainer(
         lambda: _parts(run, recipe, checkpoint, world, position=position, replan=replan),
         at="start",
     )
+    _check_alike(planned, world)
     work = SharedWork(world=world)
     held_out, hook = world.together(
         lambda: _watchers(recipe, config, processor, planned, work, make_hook), at="start"
@@ -272,6 +274,29 @@ def _parts(
     return config, processor, planned, model.to(world.device)
 
 
+def _check_alike(planned: PlannedRun, world: World) -> None:
+    """Refuse ranks that would train on other packs than rank 0 takes them to have.
+
+    Raises:
+        ConfigError: Names them and their machines.
+    """
+    own = [record.digest for record in planned.records], socket.gethostname()
+    told = world.gather(own, at="start")
+    others = [
+        f"rank {rank} on {machine}"
+        for rank, (digests, machine) in enumerate(told)
+        if digests != told[0][0]
+    ]
+    if others:
+        raise shared(
+            ConfigError(
+                f"{', '.join(others)}: the prepared data or the settings there make another plan "
+                f"than those of rank 0 on {told[0][1]}; let DATA_DIR or data.root be the same "
+                f"files on all machines, and start all ranks with the same arguments"
+            )
+        )
+
+
 def _watchers(
     recipe: Recipe,
     config: SmolVLMConfig,
@@ -311,13 +336,15 @@ def _record_left_out(run: RunFolder, recipe: Recipe, step: int) -> None:
 def choose_memory(
     recipe: Recipe, config: SmolVLMConfig, capacity: Capacity, world: World
 ) -> tuple[Layout, Checkpointing]:
-    """How the model lies on the ranks, and which blocks are recomputed."""
+    """How the model lies on the ranks, and which blocks are recomputed. All ranks call it."""
     training, chunk = recipe.training, recipe.encoder.tile_chunk
     start = training.unfreeze_vision_after_steps
     trains = not training.freeze_vision_encoder or (
         start is not None and start < training.max_steps
     )
-    memory = device_memory(world.device)
+    # Of the smallest device: ranks that chose differently would wait for each other for ever.
+    sizes = world.gather(device_memory(world.device), at="start")
+    memory = min((size for size in sizes if size is not None), default=None)
     checkpointing = choose_checkpointing(
         config,
         capacity,

@@ -130,6 +130,36 @@ def test_a_signal_to_one_rank_saves_and_ends_all_in_order(
     assert_same_training(folder, tmp_path / "whole", log_lines)
 
 
+LEAVING = """
+import os, sys, time
+from smolvlm2.training.command_line import run_stage
+
+folder, arguments = sys.argv[1], sys.argv[2:]
+if os.environ["RANK"] == "1":
+    with open(f"{folder}.pid", "w") as file:
+        file.write(str(os.getpid()))
+
+def write_report(run):
+    pid, end = open(f"{folder}.pid").read(), time.monotonic() + 5
+    while time.monotonic() < end:
+        with open(f"/proc/{pid}/stat") as file:  # gone, or a zombie, once it has ended
+            if file.read().rsplit(")", 1)[1].split()[0] == "Z":
+                raise SystemExit("rank 1 ended first")
+
+run_stage("vision", [*arguments, "--output-dir", folder, "--stop-after", "0s"], at_end=write_report)
+"""
+"""Ranks that are out of time, rank 0 with more to do at the end than the other."""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="needs /proc")
+def test_no_rank_ends_before_rank_0_has_written_everything(run_ranks, recipe_file, tmp_path):
+    # A launcher would kill rank 0 with the first that ends with 75.
+    options = ["--device", "cpu", "--config", recipe_file()]
+    for rank in run_ranks(["-c", LEAVING, tmp_path / "run", *options], 2, seconds=LIMIT):
+        assert rank.code == 75, rank.output
+
+
 @pytest.mark.slow
 def test_a_rank_that_stands_still_is_named(start_ranks, train_command, tmp_path):
     settings = (

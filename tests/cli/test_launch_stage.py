@@ -1,0 +1,53 @@
+"""The script that starts a stage on one machine, under stand-ins for its programs."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).parents[2] / "scripts" / "launch_stage.sh"
+
+
+@pytest.fixture
+def launch(tmp_path):
+    """Run the script on a machine of so many cores: ``launch(cores, gpu, *arguments)``."""
+    if shutil.which("bash") is None:
+        pytest.skip("bash is not installed")
+
+    def run(cores, gpu, *arguments):
+        if not gpu and shutil.which("nvidia-smi", path="/usr/bin:/bin"):
+            pytest.skip("this machine has GPUs")
+        programs = {"accelerate": 'echo "$*" >> log', "nproc": f"echo {cores}"}
+        if gpu:
+            programs["nvidia-smi"] = "true"
+        folder = tmp_path / f"{cores}-{gpu}"
+        folder.mkdir()
+        for name, text in programs.items():
+            (folder / name).write_text(f"#!/bin/bash\n{text}\n")
+            (folder / name).chmod(0o755)
+        subprocess.run(
+            ["bash", str(SCRIPT), "8", "out", "src.training.train_vision", *arguments],
+            cwd=tmp_path,
+            env={"PATH": f"{folder}:/usr/bin:/bin", "HOME": os.environ.get("HOME", "/")},
+            check=True,
+        )
+        line = (tmp_path / "log").read_text().splitlines()[-1]
+        return line.partition("--output-dir out")[2].split()
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("cores", "gpu", "given", "taken"),
+    [
+        (64, True, ["--resume"], ["--resume", "data.workers=6"]),
+        (224, True, [], ["data.workers=12"]),
+        (224, True, ["data.workers=3"], ["data.workers=3"]),
+        (32, True, [], []),
+        (64, False, [], []),
+    ],
+)
+def test_cores_that_nobody_needs_read_samples(launch, cores, gpu, given, taken):
+    assert launch(cores, gpu, *given) == taken
