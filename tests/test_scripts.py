@@ -109,7 +109,12 @@ def test_both_stages_run_dry_under_accelerate(processes, tmp_path):
     vision = call(SCRIPTS / "run_vision_stage.sh", "256m", processes, "--dry-run")
     assert vision.returncode == 0, vision.stderr
     assert vision.stdout.count("# merged recipe") == 1
-    for text in ("max_steps: 50000", "sharding: full", "253,044,288", "# cost of 32 full packs"):
+    for text in (
+        "max_steps: 50000",
+        "sharding: full",
+        "253,044,288",
+        "# cost with full packs, 32 a step",
+    ):
         assert text in vision.stdout
     start = tmp_path / "vision"
     start.mkdir()

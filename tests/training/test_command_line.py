@@ -262,7 +262,7 @@ def test_a_dry_run_over_prepared_data_prints_the_plan(make_recipe, straight):
         text = describe(make_recipe(), checkpoint)
         assert "cauldron_digits" in text
         assert "packs_per_step               2" in text
-        assert "# cost of 2 full packs a step" in text
+        assert "# cost with full packs, 2 a step" in text
 
 
 def test_a_dry_run_costs_what_the_paper_figures_say(tmp_path):

@@ -59,7 +59,7 @@ def _cost(recipe: Recipe, config: SmolVLMConfig, capacity: Capacity, packs: floa
     """Useful FLOPs of full packs, nothing recomputed."""
     load, cost = typical_load(capacity), cost_of(config)
     lines = [
-        f"# cost of {packs:g} full packs a step; hours on a named GPU: smolvlm2 estimate",
+        f"# cost with full packs, {packs:g} a step; hours on a named GPU: smolvlm2 estimate",
         f"{'phase':28} {'TFLOP a step':>12} {'EFLOP in all':>12}",
     ]
     for name, first, end in phases(recipe):
