@@ -1,9 +1,13 @@
 #!/usr/bin/env bash
-# Used by run_*_stage.sh: launch_stage.sh PROCESSES OUTPUT MODULE [arguments].
+# Used by run_*_stage.sh: launch_stage.sh SIZE PROCESSES STAGE [arguments].
 # A launcher ends with 1 whatever its processes ended with; the run folder knows better.
 set -uo pipefail
-gpus=$1 output=$2 module=$3
+size=$1 gpus=$2 stage=$3
 shift 3
+output="checkpoints/${stage}_stage_$size"
+# Told here in a line: a launcher would print its usage or a traceback of its own.
+case "$size" in 256m | 500m) ;; *) echo "error: size '$size', expected 256m or 500m" >&2; exit 2 ;; esac
+case "$gpus" in '' | 0 | *[!0-9]*) echo "error: GPUs '$gpus', expected a number from 1" >&2; exit 2 ;; esac
 export DATA_DIR="${DATA_DIR:-./data}"
 [ -d .venv/bin ] && PATH="$PWD/.venv/bin:$PATH"
 
@@ -29,7 +33,7 @@ case " $* " in
 esac
 
 accelerate launch --config_file configs/accelerate_config.yaml --num_processes "$gpus" \
-  -m "$module" --output-dir "$output" "$@" &
+  -m "src.training.train_$stage" --model-size "$size" --output-dir "$output" "$@" &
 launcher=$!
 trap 'kill -TERM "$launcher" 2>/dev/null' TERM USR1
 wait "$launcher"
@@ -38,5 +42,9 @@ while kill -0 "$launcher" 2>/dev/null; do # a signal interrupted the waiting, no
   wait "$launcher"
   status=$?
 done
-[ -f "$output/exit_status" ] && status=$(cat "$output/exit_status")
+if [ -f "$output/exit_status" ]; then
+  status=$(cat "$output/exit_status")
+elif [ "$status" -ne 0 ]; then
+  echo "error: the run did not end in order; what it says itself stands above the launcher's traceback" >&2
+fi
 exit "$status"

@@ -10,5 +10,4 @@ if [ $# -lt 3 ]; then
 fi
 size=$1 gpus=$2 checkpoint=$3
 shift 3
-exec scripts/launch_stage.sh "$gpus" "checkpoints/video_stage_$size" \
-  src.training.train_video --model-size "$size" --vision-checkpoint "$checkpoint" "$@"
+exec scripts/launch_stage.sh "$size" "$gpus" video --vision-checkpoint "$checkpoint" "$@"

@@ -11,5 +11,4 @@ if [ $# -lt 2 ]; then
 fi
 size=$1 gpus=$2
 shift 2
-exec scripts/launch_stage.sh "$gpus" "checkpoints/vision_stage_$size" \
-  src.training.train_vision --model-size "$size" "$@"
+exec scripts/launch_stage.sh "$size" "$gpus" vision "$@"

@@ -76,6 +76,3 @@ printf '%s\n' "$want" >"$stamp"
 echo "setup: done. Next:"
 echo "  make demo                      train and test a tiny model"
 echo "  source .venv/bin/activate      then: smolvlm2 --help"
-if [ "$machine" = "an NVIDIA GPU" ]; then
-  echo "  pip install flash-attn --no-build-isolation     optional, on CUDA"
-fi

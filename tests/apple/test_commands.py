@@ -85,6 +85,23 @@ def test_without_a_model_the_scripts_say_what_they_would_fetch(script):
     assert f"python mlx/{script} --model FOLDER" in done.stderr
 
 
+@pytest.mark.mlx
+def test_a_question_about_an_image_goes_to_the_smallest_published_model(drawn):
+    asked = ("--image", drawn / "images/0000_0.png", "--prompt", "Describe this image")
+    done = run("test_inference.py", *asked, status=2)  # offline: the hub cannot be asked
+    said, failed = done.stderr.splitlines()
+    assert said.startswith("no model named: taking HuggingFaceTB/SmolVLM2-256M-Video-Instruct from")
+    assert failed.startswith("error: HuggingFaceTB/SmolVLM2-256M-Video-Instruct: no such folder")
+
+
+def test_training_data_that_are_not_there_are_told_without_mlx():
+    arguments = ("--model-size", "256m", "--data", "my_training_data", "--iters", 500)
+    done = run("lora_finetune.py", *arguments, status=2, blocked=("mlx", "mlx.core"))
+    assert done.stderr == (
+        "error: my_training_data: no such file or folder; check the path after --data\n"
+    )
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -8,6 +8,7 @@ import pytest
 
 from smolvlm2 import Processor, SmolVLM
 from smolvlm2.cli.demo import BENCHMARKS, run_demo
+from smolvlm2.errors import ConfigError
 from smolvlm2.training.progress import Progress
 
 FEW = {
@@ -70,6 +71,13 @@ def test_started_again_it_does_nothing_twice(finished):
     assert weights.read_bytes() == before
     assert (output / "vision_stage" / "log.jsonl").read_text() == log
     assert again["scores"] == summary["scores"]
+
+
+def test_a_file_is_no_folder_for_the_demo(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(ConfigError, match=r"--output .*file: is a file; give a folder"):
+        run_demo(tmp_path / "file", SHORT, **FEW)
+    assert (tmp_path / "file").read_text() == "mine"
 
 
 def test_a_signal_ends_the_demo_and_not_only_its_stage(tmp_path, monkeypatch, capsys):

@@ -27,13 +27,16 @@ def test_the_bound_on_useful_time():
 def test_more_ranks_than_packs_are_refused():
     with pytest.raises(PlanError, match="64 ranks for 32 packs a step: 32 would never have work"):
         check_ranks(32, 64)
+    with pytest.raises(PlanError, match=r"2 ranks for 1 pack a step: .* at most 1 rank, or a smal"):
+        check_ranks(1, 2)
 
 
 def test_idle_ranks_are_warned_of_with_a_way_out():
     warning = check_ranks(33, 16)
     assert warning is not None
     assert (
-        "33 packs a step on 16 ranks leave 31% of their time idle; 11 ranks leave none" in warning
+        "33 packs a step on 16 ranks leave 31% of their time idle; 11 ranks would leave none"
+        in warning
     )
     assert check_ranks(32, 16) is None
     assert check_ranks(39, 8) is None

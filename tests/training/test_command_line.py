@@ -1,5 +1,6 @@
 """The two commands of the specification."""
 
+import re
 import subprocess
 import sys
 import time
@@ -7,9 +8,15 @@ import time
 import pytest
 
 from smolvlm2.errors import ConfigError, DataNotFoundError
-from smolvlm2.training.command_line import exit_on_error, parse_arguments, read_recipe, run_stage
+from smolvlm2.training.command_line import (
+    check_size,
+    exit_on_error,
+    parse_arguments,
+    read_recipe,
+    run_stage,
+)
 from smolvlm2.training.distributed import shared
-from smolvlm2.training.dry_run import describe
+from smolvlm2.training.dry_run import describe, phases
 from smolvlm2.training.train_video import main as train_video
 
 
@@ -64,6 +71,25 @@ def test_a_recipe_by_file(recipe_file):
     recipe = recipe_of("vision", "--config", str(recipe_file()), "--config", "model_256m")
     assert recipe.training.max_steps == 6
     assert "SmolLM2-135M" in recipe.model.text_decoder.name
+
+
+def test_the_size_is_the_model_of_a_recipe_that_names_none():
+    recipe = recipe_of("vision", "--model-size", "500m", "--config", "train_vision_stage")
+    assert recipe.model == recipe_of("vision", "--model-size", "500m").model
+    other = recipe_of("vision", "--model-size", "500m", "--config", "tiny/train_vision")
+    assert other.model == recipe_of("vision", "--config", "tiny/train_vision").model
+
+
+def test_a_size_that_is_not_the_models_has_no_effect_and_says_so(recipe_file, straight):
+    config = ["--config", str(recipe_file())]
+    for start in ([], ["--checkpoint", str(straight)]):
+        options = parse_arguments("vision", ["--model-size", "256m", *config, *start])
+        warning = check_size(options, read_recipe("vision", options))
+        assert warning is not None
+        assert re.search(r"--model-size 256m has no effect: .* width \d+ \(not 576\)", warning)
+    for arguments in (config, ["--model-size", "500m"]):
+        options = parse_arguments("vision", arguments)
+        assert check_size(options, read_recipe("vision", options)) is None
 
 
 @pytest.mark.parametrize(
@@ -145,6 +171,36 @@ def test_an_error_is_one_line_and_status_2(monkeypatch, capsys):
         exit_on_error(lambda: 1 / 0)
 
 
+def test_missing_data_are_told_before_anything_is_looked_for_on_the_hub(tmp_path):
+    code = (
+        "import sys; from smolvlm2.training.train_vision import main\n"
+        "try: main()\nfinally: print(sorted({'torch', 'huggingface_hub'} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, f"data.root={tmp_path}"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "prepared: no such folder; prepare the data first (smolvlm2 prepare)" in done.stderr
+    assert done.stdout == "[]\n"
+
+
+def test_of_ranks_that_miss_their_data_one_a_machine_says_so(
+    recipe_file, tmp_path, monkeypatch, capsys
+):
+    command = ["--config", str(recipe_file(f"data.root={tmp_path}"))]
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    for rank, local in (("0", "0"), ("1", "1"), ("2", "0"), ("3", "1")):
+        monkeypatch.setenv("RANK", rank)
+        monkeypatch.setenv("LOCAL_RANK", local)
+        with pytest.raises(SystemExit, match="2"):
+            exit_on_error(lambda: run_stage("vision", command))
+        assert bool(capsys.readouterr().err) is (local == "0")
+
+
 def test_missing_data_name_the_command_at_once(recipe_file, tmp_path):
     started = time.process_time()
     with pytest.raises(DataNotFoundError, match="smolvlm2 prepare"):
@@ -207,6 +263,28 @@ def test_a_dry_run_over_prepared_data_prints_the_plan(make_recipe, straight):
         text = describe(make_recipe(), checkpoint)
         assert "cauldron_digits" in text
         assert "packs_per_step               2" in text
+        assert "# cost with full packs, 2 a step" in text
+
+
+def test_a_dry_run_costs_what_the_paper_figures_say(tmp_path):
+    recipe = recipe_of(
+        "vision", "--config", "published/model_256m", "--config", "train_vision_stage"
+    )
+    recipe.data.root = str(tmp_path)
+    costs = [line.split() for line in describe(recipe).split("# cost")[1].splitlines()[2:]]
+    assert [cost[1] for cost in costs] == ["0-9999", "10000-49999"]
+    # 256 samples of 10.83 tiles and 1,072 tokens: 214 GFLOP a tile forward, 637 MFLOP a token.
+    tiles, tokens = 0.98 * 256 * 10.83, 0.98 * 256 * 1072
+    for cost, passes in zip(costs, (1, 3), strict=True):
+        products = tiles * passes * 0.2138 + tokens * 0.000637
+        assert products < float(cost[2]) < 1.12 * products
+    assert float(costs[1][3]) == pytest.approx(40_000 * float(costs[1][2]) / 1e6, rel=1e-3)
+
+
+@pytest.mark.parametrize("start", ["0", "6", "null"])
+def test_a_phase_without_steps_is_not_listed(make_recipe, start):
+    recipe = make_recipe(f"training.unfreeze_vision_after_steps={start}")
+    assert phases(recipe) == [("steps 0-5", 0, 6)]
 
 
 @pytest.mark.parametrize("variable", ["RANK", "SLURM_PROCID"])

@@ -55,7 +55,7 @@ def test_files_with_other_logits_do_not_replace_anything(straight, tmp_path, mon
 def test_what_cannot_be_averaged_is_refused(straight, tmp_path):
     with pytest.raises(CheckpointError, match="needs two different steps"):
         average_checkpoints(straight, [4, 4], tmp_path / "out")
-    with pytest.raises(CheckpointNotFoundError):
+    with pytest.raises(CheckpointNotFoundError, match=r"no checkpoint of step 5; it has .*4, 6"):
         average_checkpoints(straight, [4, 5], tmp_path / "out")
 
 

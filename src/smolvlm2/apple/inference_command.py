@@ -26,7 +26,11 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="mlx/test_inference.py", description="Ask a SmolVLM2 a question, with MLX."
     )
-    parser.add_argument("--model-size", choices=MODEL_SIZES, help="a published model, from the hub")
+    parser.add_argument(
+        "--model-size",
+        choices=MODEL_SIZES,
+        help="a published model, from the hub (with --image or --video: 256m)",
+    )
     parser.add_argument("--model", metavar="PATH", help="run, checkpoint folder or hub id")
     parser.add_argument("--adapters", type=Path, metavar="FOLDER", help="of mlx/lora_finetune.py")
     parser.add_argument("--image", type=Path, action="append", default=[], help="repeatable")
@@ -47,9 +51,11 @@ def _run(options: argparse.Namespace) -> None:
             f"--max-tokens {options.max_tokens}, --temperature {options.temperature} and --top-p "
             f"{options.top_p}: expected at least 1, at least 0, and above 0 up to 1"
         )
-    name = choose_model(options.model, options.model_size, command=LOCAL)
     messages = question(options.prompt, options.image, options.video)
-    if not options.image and not options.video:
+    # The specification asks about an image without naming a model.
+    default = "256m" if options.image or options.video else None
+    name = choose_model(options.model, options.model_size, command=LOCAL, default=default)
+    if default is None:
         picture = draw_shape("circle", "red", np.random.default_rng(0), 256)
         messages[0]["content"].insert(0, {"type": "image", "image": picture})
         print("no --image or --video: asking about a drawn red circle", file=sys.stderr)

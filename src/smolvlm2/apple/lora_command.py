@@ -13,7 +13,7 @@ from smolvlm2.apple.lora_settings import TARGETS, AdapterSettings, LoraSettings
 from smolvlm2.apple.memory import MemoryCase, describe, estimate, fit_in, parse_size
 from smolvlm2.apple.packages import require_mlx
 from smolvlm2.apple.published import MODEL_SIZES, PUBLISHED, choose_model
-from smolvlm2.apple.samples import open_samples
+from smolvlm2.apple.samples import Samples, open_samples
 from smolvlm2.errors import ConfigError
 from smolvlm2.model.config import SmolVLMConfig
 from smolvlm2.model.hub import read_json, resolve_checkpoint
@@ -98,21 +98,23 @@ def _run(options: argparse.Namespace) -> None:
             print(f"chosen: {_flags(settings, case)}")
         if options.estimate_memory:
             return
-    require_mlx()
     with tempfile.TemporaryDirectory() as scratch:
         if options.data is None:
             options.data = write_drawn_samples(Path(scratch) / "drawn")
             print("no --data: training on 24 drawn samples; your own: --data FOLDER")
-        _train(name, options, settings)
+        samples = open_samples(options.data)
+        require_mlx()  # after what is told without it
+        _train(name, samples, options, settings)
 
 
-def _train(name: str, options: argparse.Namespace, settings: LoraSettings) -> None:
+def _train(
+    name: str, samples: Samples, options: argparse.Namespace, settings: LoraSettings
+) -> None:
     from smolvlm2.apple import adapters
     from smolvlm2.apple.checkpoint import load, save
     from smolvlm2.apple.lora_run import LoraRun
     from smolvlm2.apple.training import LoraTrainer, trainable_count
 
-    samples = open_samples(options.data)
     checkpoint = load(name, quantize=options.quantize, dtype=options.dtype)
     adapters.add(checkpoint.model, settings.adapters, seed=settings.seed)
     facts = {

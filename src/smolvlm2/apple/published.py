@@ -1,5 +1,6 @@
 """The published models that ``--model-size`` names."""
 
+import sys
 from dataclasses import dataclass
 
 from smolvlm2.errors import ConfigError
@@ -39,21 +40,32 @@ PUBLISHED = {
 """Source: docs/model.md."""
 
 
-def choose_model(model: str | None, size: str | None, *, command: str) -> str:
+def choose_model(
+    model: str | None, size: str | None, *, command: str, default: str | None = None
+) -> str:
     """The folder or hub id that a command line names.
 
     Args:
         model: Of ``--model``.
         size: Of ``--model-size``.
         command: For the explanation, how to run on a local folder.
+        default: Size where neither is given; what it fetches is said.
 
     Raises:
-        ConfigError: Neither is given; the message says what would be fetched.
+        ConfigError: There is nothing to choose from; the message says what would be fetched.
     """
     if model is not None:
         return model
     if size is not None:
         return PUBLISHED[size].repository
+    if default is not None:
+        name = PUBLISHED[default].repository
+        print(
+            f"no model named: taking {name} from the hub, fetched once; a folder of your own needs "
+            f"no network: {command}",
+            file=sys.stderr,
+        )
+        return name
     offers = "; ".join(
         f"--model-size {name} fetches {entry.repository} ({entry.parameters / 1e6:.0f} million "
         f"parameters) from the hub once"

@@ -137,6 +137,8 @@ def open_samples(folder: str | Path, split: str = "train") -> Samples:
         DataError: It cannot be read.
     """
     folder = Path(folder)
+    if not folder.exists():
+        raise DataNotFoundError(f"{folder}: no such file or folder; check the path after --data")
     if folder.suffix == ".jsonl" and folder.is_file():
         return JsonlSamples(folder)
     if (folder / f"{split}.jsonl").is_file():

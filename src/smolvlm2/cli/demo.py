@@ -19,6 +19,7 @@ from smolvlm2.cli.demo_parts import make_components, prepare_demo, read_texts
 from smolvlm2.cli.report import write_report
 from smolvlm2.config import find_recipe, load_config
 from smolvlm2.data.demo_digits import write_demo_data
+from smolvlm2.errors import ConfigError
 from smolvlm2.evaluation.benchmark import load_benchmark
 from smolvlm2.evaluation.runner import BenchmarkResult, evaluate, examples
 from smolvlm2.model.hub import write_json
@@ -54,9 +55,12 @@ def run_demo(output: str | Path, overrides: tuple[str, ...] = (), **counts: int)
         What ``summary.json`` holds.
 
     Raises:
+        ConfigError: ``output`` is a file.
         SystemExit: A signal ended a stage before its last step; with 75, start it again.
     """
     output = Path(output)
+    if output.exists() and not output.is_dir():
+        raise ConfigError(f"--output {output}: is a file; give a folder")
     clock = _Clock()
     with clock("data"):
         _say("drawing pages and clips of handwritten digits, in the layouts of the hub")

@@ -10,7 +10,7 @@ from smolvlm2.cli.plan import RUNTIME_GIB, read_arguments
 from smolvlm2.config import load_config
 from smolvlm2.errors import CheckpointNotFoundError, ConfigError
 from smolvlm2.plan.packs import Capacity
-from smolvlm2.training.dry_run import TYPICAL_TILES, TYPICAL_TOKENS
+from smolvlm2.training.dry_run import TYPICAL_TILES, TYPICAL_TOKENS, phases
 from smolvlm2.training.estimate import (
     GPUS,
     Gpu,
@@ -74,7 +74,7 @@ def describe_estimate(
     ]
     hours = 0.0
     estimates: dict[bool, tuple[float, float]] = {}
-    for name, first, end in _phases(recipe):
+    for name, first, end in phases(recipe):
         frozen = "vision_encoder" in frozen_parts(first, recipe.training)
         mode = _mode(recipe, config, capacity, device, vision_trains=not frozen)
         found = estimate_step(
@@ -102,7 +102,7 @@ def describe_estimate(
             f"{found.mfu_peak:6.1%} {found.mfu_ceiling:11.1%} {spent:10.1f}"
         )
     trains = not all(
-        "vision_encoder" in frozen_parts(first, recipe.training) for _, first, _ in _phases(recipe)
+        "vision_encoder" in frozen_parts(first, recipe.training) for _, first, _ in phases(recipe)
     )
     folder = checkpoint_bytes(config, vision_trains=trains) / 1e9
     lines += [
@@ -113,15 +113,6 @@ def describe_estimate(
     if run is not None:
         lines += ["", *_beside(run, estimates)]
     return "\n".join(lines)
-
-
-def _phases(recipe: Recipe) -> list[tuple[str, int, int]]:
-    training = recipe.training
-    start, last = training.unfreeze_vision_after_steps, training.max_steps
-    if not training.freeze_vision_encoder or start is None or start >= last:
-        return [(f"steps 0-{last - 1}", 0, last)]
-    phases = [(f"steps {start}-{last - 1}", start, last)]
-    return [(f"steps 0-{start - 1}", 0, start), *phases] if start else phases
 
 
 def _load(recipe: Recipe, run: Path | None) -> tuple[Capacity, PackLoad, int, str]:

@@ -13,7 +13,7 @@ from smolvlm2.plan.figures import Steps, fill, rank_figures, read_steps, spread
 from smolvlm2.plan.ranks import check_ranks
 from smolvlm2.processing.processor import Processor
 from smolvlm2.training.memory import GIB, estimate_memory
-from smolvlm2.training.planning import PlannedData, plan_data, size_plan
+from smolvlm2.training.planning import PlannedData, plan_data, prepared_folder, size_plan
 from smolvlm2.training.recipe import Recipe
 from smolvlm2.training.starting_point import starting_config, starting_tokenizer
 
@@ -64,6 +64,7 @@ def describe_plan(
         PlanError: There are more ranks than packs a step.
     """
     recipe = read_arguments(arguments)
+    prepared_folder(recipe)  # before a tokenizer is looked for on the hub
     config = starting_config(recipe, checkpoint)
     tokenizer = starting_tokenizer(recipe, checkpoint)
     processor = Processor.for_model(config, tokenizer, image=recipe.image, video=recipe.video)

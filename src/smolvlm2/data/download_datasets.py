@@ -57,7 +57,9 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         "--benchmarks", metavar="NAMES", help="questions and media of benchmarks, commas between"
     )
     data = os.environ.get("DATA_DIR", "data")
-    parser.add_argument("--data", type=Path, default=Path(data), help="data root (default: data)")
+    parser.add_argument(
+        "--data", type=Path, default=Path(data), help="data root (default: DATA_DIR, or data)"
+    )
     parser.add_argument("--preview", action="store_true", help="print what it would be; no network")
     parser.add_argument("--online", action="store_true", help="with --preview: ask the hub")
     parser.add_argument(

@@ -45,9 +45,10 @@ def check_ranks(packs_per_step: int, ranks: int) -> str | None:
     """
     if ranks > packs_per_step:
         raise PlanError(
-            f"{ranks} ranks for {packs_per_step} packs a step: {ranks - packs_per_step} would "
-            f"never have work; use at most {packs_per_step} ranks, or lower "
-            f"training.per_device_train_batch_size so that a step has more, smaller packs"
+            f"{ranks} ranks for {_count(packs_per_step, 'pack')} a step: "
+            f"{ranks - packs_per_step} would never have work; use at most "
+            f"{_count(packs_per_step, 'rank')}, or a smaller --batch-size, which makes more and "
+            f"smaller packs of the same samples"
         )
     bound = useful_bound(packs_per_step, ranks)
     if bound >= LEAST_USEFUL:
@@ -55,6 +56,10 @@ def check_ranks(packs_per_step: int, ranks: int) -> str | None:
     fitting = [count for count in range(1, ranks + 1) if packs_per_step % count == 0]
     return (
         f"{packs_per_step} packs a step on {ranks} ranks leave {1 - bound:.0%} of their time "
-        f"idle; {fitting[-1]} ranks leave none, or change training.per_device_train_batch_size "
-        f"so that the packs of a step are a multiple of {ranks}"
+        f"idle; {_count(fitting[-1], 'rank')} would leave none, and so would another --batch-size "
+        f"with which the packs of a step are a multiple of {ranks}"
     )
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -6,7 +6,7 @@ import logging
 import math
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -38,14 +38,19 @@ def parse_arguments(stage: Stage, arguments: Sequence[str] | None = None) -> arg
         "it is started again with the same recipe and output directory.",
         epilog="Any setting of the recipe can follow as key=value, such as training.max_steps=100.",
     )
-    parser.add_argument("--model-size", choices=["256m", "500m"], default="256m")
+    parser.add_argument(
+        "--model-size",
+        choices=["256m", "500m"],
+        help="model that the stage trains, unless a checkpoint or recipe has its own (default: "
+        "256m)",
+    )
     parser.add_argument("--output-dir", help="run folder (default: checkpoints/STAGE_stage_SIZE)")
     parser.add_argument(
         "--config",
         action="append",
         default=[],
         metavar="RECIPE",
-        help="recipe by name or file, instead of model_SIZE and train_STAGE_stage; repeatable",
+        help="recipe by name or file, instead of train_STAGE_stage; repeatable",
     )
     parser.add_argument(
         "--vision-checkpoint" if stage == "video" else "--checkpoint",
@@ -86,8 +91,8 @@ def parse_arguments(stage: Stage, arguments: Sequence[str] | None = None) -> arg
         nargs="?",
         const="plan",
         metavar="step",
-        help="print recipe, plan, parameters and memory; no run. --dry-run=step also executes one "
-        "step of each phase with random weights on generated samples",
+        help="print recipe, plan, parameters, memory and cost; no run. --dry-run=step also "
+        "executes one step of each phase with random weights on generated samples",
     )
     parser.add_argument(
         "--full", action="store_true", help="with --dry-run=step: a whole pack on a CPU too"
@@ -117,7 +122,9 @@ def read_recipe(
     ``--batch-size`` moves a pack's capacity; the samples of a step stay the recipe's unless
     ``--gradient-accumulation-steps`` is given too.
     """
-    names = options.config or [f"model_{options.model_size}", f"train_{stage}_stage"]
+    names = options.config or [f"train_{stage}_stage"]
+    if options.model_size or not options.config:
+        names = [f"model_{_size(options)}", *names]
     for override in options.overrides:
         if "=" not in override:
             raise ConfigError(f"argument {override!r} is neither an option nor key=value")
@@ -138,6 +145,33 @@ def read_recipe(
             f"train_{recipe.stage}"
         )
     return recipe
+
+
+def _size(options: argparse.Namespace) -> str:
+    return options.model_size or "256m"
+
+
+def check_size(options: argparse.Namespace, recipe: Recipe) -> str | None:
+    """A warning where ``--model-size`` names another model than a stage starts from.
+
+    Raises:
+        CheckpointNotFoundError: Nothing to start from; told before torch is loaded.
+    """
+    if options.model_size is None:
+        return None
+    from smolvlm2.model.component_shapes import component_shapes
+    from smolvlm2.training.starting_point import model_facts, starting_config
+
+    named = load_config(Recipe, find_recipe(f"model_{options.model_size}")).model
+    told = model_facts(component_shapes(named))
+    found = model_facts(starting_config(recipe, options.checkpoint))
+    other = [
+        f"{name} {found[name]:g} (not {told[name]:g})" for name in told if told[name] != found[name]
+    ]
+    if not other:
+        return None
+    start = options.checkpoint or "the recipe"
+    return f"--model-size {options.model_size} has no effect: {start} has {', '.join(other)}"
 
 
 def _flag_overrides(options: argparse.Namespace) -> list[str]:
@@ -212,9 +246,16 @@ def run_stage(
     if stage == "video" and options.checkpoint is None and not options.config:
         raise ConfigError(
             "the video stage starts from a vision stage; give --vision-checkpoint "
-            f"checkpoints/vision_stage_{options.model_size}, or a hub id"
+            f"checkpoints/vision_stage_{_size(options)}, or a hub id"
         )
-    output = Path(options.output_dir or f"checkpoints/{stage}_stage_{options.model_size}")
+    from smolvlm2.training.planning import prepared_folder
+
+    with _said_once_a_machine(launch):
+        prepared_folder(recipe)
+        warning = check_size(options, recipe)
+    if warning is not None:
+        logger.warning(warning)
+    output = Path(options.output_dir or f"checkpoints/{stage}_stage_{_size(options)}")
     ending = _train(stage, options, recipe, launch, stop, output, make_hook, at_end)
     if EXIT_CODES[ending]:
         sys.exit(EXIT_CODES[ending])
@@ -268,6 +309,16 @@ def _train(
     trainer.world.gather(None, at="end")
     trainer.world.close()
     return ending
+
+
+@contextlib.contextmanager
+def _said_once_a_machine(launch: Launch) -> Iterator[None]:
+    """Let the first rank of each machine speak of what all of them find out by themselves."""
+    try:
+        yield
+    except SmolVLMError as error:
+        error.shared = launch.local_rank > 0  # type: ignore[attr-defined]
+        raise
 
 
 def _resume_step(options: argparse.Namespace) -> int | None:

@@ -246,12 +246,18 @@ def choose_device(launch: Launch, name: str | None = None) -> torch.device:
     """The device of this rank: the named kind, else CUDA where there is one, else the CPU.
 
     Raises:
-        ConfigError: More processes on this machine than GPUs, or several on a kind that has one.
+        ConfigError: No such device, more processes on this machine than GPUs, or several on a kind
+            that has one.
     """
     kind = name or ("cuda" if torch.cuda.is_available() else "cpu")
-    device = torch.device(kind)
+    try:
+        device = torch.device(kind)
+    except RuntimeError as error:
+        raise ConfigError(f"--device {kind}: unknown; expected cuda, cpu or mps") from error
+    here = torch.cuda.device_count()
+    if device.type == "cuda" and not here:
+        raise ConfigError(f"--device {kind}: no GPU is visible here; leave it out, or give cpu")
     if device.type == "cuda" and device.index is None:
-        here = torch.cuda.device_count()
         if launch.local_size > here:
             raise ConfigError(
                 f"{launch.local_size} processes were started on this machine, but it has {here} "

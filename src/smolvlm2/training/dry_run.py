@@ -1,5 +1,6 @@
 """What a run would do, printed before it is started; reads neither weights nor media."""
 
+import itertools
 from pathlib import Path
 
 from smolvlm2.config import to_yaml
@@ -7,8 +8,10 @@ from smolvlm2.errors import DataNotFoundError, SmolVLMError
 from smolvlm2.model.config import SmolVLMConfig
 from smolvlm2.plan.packs import Capacity
 from smolvlm2.processing.processor import Processor
+from smolvlm2.training.estimate import typical_load
 from smolvlm2.training.freezing import frozen_parts
 from smolvlm2.training.memory import GIB, Parameters, count_parameters, estimate_memory
+from smolvlm2.training.model_cost import cost_of
 from smolvlm2.training.planning import plan_data, prepared_folder
 from smolvlm2.training.recipe import Recipe
 from smolvlm2.training.starting_point import starting_config, starting_tokenizer
@@ -19,7 +22,7 @@ under the published recipe; used while there are no prepared data to measure."""
 
 
 def describe(recipe: Recipe, checkpoint: str | Path | None = None) -> str:
-    """Merged recipe, derived numbers, plan, parameters by part and memory, as text.
+    """Merged recipe, derived numbers, plan, parameters by part, memory and cost, as text.
 
     Args:
         recipe: Of the stage.
@@ -27,23 +30,45 @@ def describe(recipe: Recipe, checkpoint: str | Path | None = None) -> str:
     """
     config = starting_config(recipe, checkpoint)
     counts = count_parameters(config)
-    capacity, plan_lines = _plan(recipe, checkpoint, config)
-    phases = _phases(recipe)
+    capacity, packs, plan_lines = _plan(recipe, checkpoint, config)
+    frozen_by_phase = {
+        name: frozen_parts(first, recipe.training) for name, first, _ in phases(recipe)
+    }
     lines = ["# merged recipe", to_yaml(recipe).rstrip(), "", "# derived"]
     lines += [f"{name:28} {value}" for name, value in _derived(recipe, config).items()]
     lines += ["", "# plan", *plan_lines, "", "# parameters"]
-    lines += _parameter_table(counts, phases)
+    lines += _parameter_table(counts, frozen_by_phase)
     lines += ["", "# memory on one device, GiB, estimated from shapes (unsharded)"]
     lines.append(f"{'phase':28} {'states':>10} {'activations':>12} {'total':>8}")
-    for name, frozen in phases.items():
+    for name, frozen in frozen_by_phase.items():
         estimate = estimate_memory(
-            config, capacity, recipe.training, vision_trains="vision_encoder" not in frozen
+            config,
+            capacity,
+            recipe.training,
+            vision_trains="vision_encoder" not in frozen,
+            tile_chunk=recipe.encoder.tile_chunk,
         )
         lines.append(
             f"{name:28} {estimate.states / GIB:10.2f} {estimate.activations / GIB:12.2f} "
             f"{estimate.total / GIB:8.2f}"
         )
-    return "\n".join(lines)
+    return "\n".join([*lines, "", *_cost(recipe, config, capacity, packs)])
+
+
+def _cost(recipe: Recipe, config: SmolVLMConfig, capacity: Capacity, packs: float) -> list[str]:
+    """Useful FLOPs of full packs, nothing recomputed."""
+    load, cost = typical_load(capacity), cost_of(config)
+    lines = [
+        f"# cost with full packs, {packs:g} a step; hours on a named GPU: smolvlm2 estimate",
+        f"{'phase':28} {'TFLOP a step':>12} {'EFLOP in all':>12}",
+    ]
+    for name, first, end in phases(recipe):
+        frozen = "vision_encoder" in frozen_parts(first, recipe.training)
+        step = packs * cost.useful_flops(
+            load.tiles, load.tokens, load.squared, load.supervised, frozen=frozen
+        )
+        lines.append(f"{name:28} {step / 1e12:12.4g} {step * (end - first) / 1e18:12.4g}")
+    return lines
 
 
 def _derived(recipe: Recipe, config: SmolVLMConfig) -> dict[str, str]:
@@ -66,39 +91,34 @@ def _derived(recipe: Recipe, config: SmolVLMConfig) -> dict[str, str]:
     }
 
 
-def phases(recipe: Recipe) -> dict[str, tuple[int, frozenset[str]]]:
-    """First step and frozen parts of each phase, named by its steps."""
-    return {name: (int(name[6:].split("-")[0]), frozen) for name, frozen in _phases(recipe).items()}
+def phases(recipe: Recipe) -> list[tuple[str, int, int]]:
+    """Name, first step and end of each phase: with the vision encoder frozen, and without."""
+    training = recipe.training
+    start, end = training.unfreeze_vision_after_steps, training.max_steps
+    bounds = [0, end]
+    if training.freeze_vision_encoder and start is not None and 0 < start < end:
+        bounds = [0, start, end]
+    return [
+        (f"steps {first}-{last - 1}", first, last) for first, last in itertools.pairwise(bounds)
+    ]
 
 
 def planned_capacity(
     recipe: Recipe, checkpoint: str | Path | None, config: SmolVLMConfig
 ) -> tuple[Capacity, str]:
     """Capacity of a pack, and whether it comes from the plan or is assumed."""
-    capacity, lines = _plan(recipe, checkpoint, config)
+    capacity, _, lines = _plan(recipe, checkpoint, config)
     assumed = lines[0].startswith(("data not prepared", "no plan"))
     return capacity, "assumed, no plan" if assumed else "as planned"
 
 
-def _phases(recipe: Recipe) -> dict[str, frozenset[str]]:
-    """Frozen parts of each phase, named by its steps."""
-    training = recipe.training
-    start = training.unfreeze_vision_after_steps
-    if not training.freeze_vision_encoder or start is None or start >= training.max_steps:
-        return {f"steps 0-{training.max_steps - 1}": frozen_parts(0, training)}
-    return {
-        f"steps 0-{start - 1}": frozen_parts(0, training),
-        f"steps {start}-{training.max_steps - 1}": frozen_parts(start, training),
-    }
-
-
-def _parameter_table(counts: Parameters, phases: dict[str, frozenset[str]]) -> list[str]:
-    lines = [f"{'part':16} {'parameters':>13}  " + "  ".join(f"{name:>20}" for name in phases)]
+def _parameter_table(counts: Parameters, by_phase: dict[str, frozenset[str]]) -> list[str]:
+    lines = [f"{'part':16} {'parameters':>13}  " + "  ".join(f"{name:>20}" for name in by_phase)]
     for part, number in vars(counts).items():
-        states = ("frozen" if part in frozen else "trainable" for frozen in phases.values())
+        states = ("frozen" if part in frozen else "trainable" for frozen in by_phase.values())
         lines.append(f"{part:16} {number:13,}  " + "  ".join(f"{state:>20}" for state in states))
     trainable = (
-        counts.total - sum(getattr(counts, part) for part in frozen) for frozen in phases.values()
+        counts.total - sum(getattr(counts, part) for part in frozen) for frozen in by_phase.values()
     )
     lines.append(f"{'total':16} {counts.total:13,}  " + "  ".join(f"{n:20,}" for n in trainable))
     return lines
@@ -106,8 +126,8 @@ def _parameter_table(counts: Parameters, phases: dict[str, frozenset[str]]) -> l
 
 def _plan(
     recipe: Recipe, checkpoint: str | Path | None, config: SmolVLMConfig
-) -> tuple[Capacity, list[str]]:
-    """The plan's numbers where the data are prepared, else assumptions that say so."""
+) -> tuple[Capacity, float, list[str]]:
+    """Capacity, packs a step and the plan's numbers; without data assumptions that say so."""
     try:
         prepared_folder(recipe)  # before a tokenizer is looked for on the hub
         tokenizer = starting_tokenizer(recipe, checkpoint)
@@ -123,15 +143,19 @@ def _plan(
             documents=recipe.pack.documents,
         )
         reason = "data not prepared" if isinstance(error, DataNotFoundError) else "no plan"
-        return capacity, [
-            f"{reason}: {error}",
-            f"assumed: {TYPICAL_TOKENS} tokens and {TYPICAL_TILES} tiles a sample on average, "
-            f"packs of {capacity.tokens} tokens and {capacity.tiles} tiles",
-        ]
+        return (
+            capacity,
+            recipe.training.samples_per_step / batch,
+            [
+                f"{reason}: {error}",
+                f"assumed: {TYPICAL_TOKENS} tokens and {TYPICAL_TILES} tiles a sample on average, "
+                f"packs of {capacity.tokens} tokens and {capacity.tiles} tiles",
+            ],
+        )
     lines = [f"{name:28} {value}" for name, value in data.facts.items() if name != "sources"]
     for name, source in data.facts["sources"].items():
         lines.append(
             f"{name:40} {source['samples']:9,} samples  share {source['share']:.3f}  "
             f"epochs {source['epochs']:.2f}" + (" (above 4)" if source["epochs"] > 4 else "")
         )
-    return data.plan.capacity, lines
+    return data.plan.capacity, data.plan.packs_per_step, lines

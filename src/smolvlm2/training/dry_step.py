@@ -19,7 +19,12 @@ from smolvlm2.plan.plan import Position
 from smolvlm2.training.adapters import attach_adapters
 from smolvlm2.training.distributed import World, connect
 from smolvlm2.training.dry_run import phases, planned_capacity
-from smolvlm2.training.freezing import apply_freezing, learning_rates, set_learning_rates
+from smolvlm2.training.freezing import (
+    apply_freezing,
+    frozen_parts,
+    learning_rates,
+    set_learning_rates,
+)
 from smolvlm2.training.generated import GeneratedIds, GeneratedSample, generate, lay_out
 from smolvlm2.training.launch import Launch
 from smolvlm2.training.memory import GIB
@@ -82,8 +87,8 @@ def dry_step(
         + ("(a small pack on a CPU; --full takes a whole one)" if small else f"({origin})"),
         f"{'phase':28} {'loss':>8} {'seconds':>8} {'peak GiB':>9}",
     ]
-    for name, (first, frozen) in phases(recipe).items():
-        apply_freezing(updater.model, frozen)
+    for name, first, _ in phases(recipe):
+        apply_freezing(updater.model, frozen_parts(first, recipe.training))
         set_learning_rates(updater.optimizer, learning_rates(first, recipe))
         if world.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(world.device)

@@ -14,7 +14,7 @@ import torch.distributed.checkpoint as dcp
 from torch import Tensor
 
 from smolvlm2.config import load_config
-from smolvlm2.errors import CheckpointError
+from smolvlm2.errors import CheckpointError, CheckpointNotFoundError
 from smolvlm2.model.config import SmolVLMConfig
 from smolvlm2.model.hf_format import load_model, save_model
 from smolvlm2.model.hub import read_json, resolve_checkpoint
@@ -24,6 +24,7 @@ from smolvlm2.processing.processor import Processor
 from smolvlm2.training.adapters import are_adapters, merge_adapters
 from smolvlm2.training.parallelize import whole_model
 from smolvlm2.training.recipe import Recipe
+from smolvlm2.training.run_folder import RunFolder
 
 TOLERANCE = 1e-5
 """Largest difference of logits between weights and files, relative to the largest logit."""
@@ -53,9 +54,12 @@ def average_checkpoints(run: str | Path, steps: Sequence[int], out: str | Path) 
     """
     if len(set(steps)) < 2:
         raise CheckpointError(f"{run}: an average needs two different steps, found {list(steps)}")
-    folders = [
-        resolve_checkpoint(Path(run) / "checkpoints" / f"step-{step:08d}") for step in set(steps)
-    ]
+    there = {int(path.name.removeprefix("step-")): path for path in RunFolder(run).steps()}
+    for step in steps:
+        if step not in there:
+            known = ", ".join(map(str, there)) or "none"
+            raise CheckpointNotFoundError(f"{run}: no checkpoint of step {step}; it has {known}")
+    folders = [resolve_checkpoint(there[step]) for step in set(steps)]
     config, total = read_weights(folders[0])
     total = {name: tensor.double() for name, tensor in total.items()}
     for folder in folders[1:]:

@@ -17,6 +17,18 @@ def starting_config(recipe: Recipe, checkpoint: str | Path | None) -> SmolVLMCon
     return SmolVLMConfig.from_hf(read_json(path), where=str(path))
 
 
+def model_facts(config: SmolVLMConfig) -> dict[str, int | float]:
+    """What tells one model from another, by the words of its recipe."""
+    return {
+        "width": config.text.hidden_size,
+        "layers": config.text.num_hidden_layers,
+        "context": config.text.max_position_embeddings,
+        "RoPE base": config.text.rope_theta,
+        "tile": config.vision.image_size,
+        "pixel shuffle": config.scale_factor,
+    }
+
+
 def starting_tokenizer(recipe: Recipe, checkpoint: str | Path | None) -> Tokenizer:
     """The tokenizer of a stage: the checkpoint's, or the text decoder's with the image tokens."""
     if checkpoint is not None:

@@ -259,6 +259,14 @@ def test_more_processes_than_gpus_are_refused(monkeypatch):
         choose_device(Launch(size=2, local_size=2), "mps")
 
 
+def test_a_device_that_is_not_here_is_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    with pytest.raises(ConfigError, match="--device cuda: no GPU is visible here; leave it out"):
+        choose_device(Launch(), "cuda")
+    with pytest.raises(ConfigError, match="--device gpu: unknown; expected cuda, cpu or mps"):
+        choose_device(Launch(), "gpu")
+
+
 def test_more_ranks_than_packs_are_refused_by_all(run_ranks, train_command, tmp_path):
     done = run_ranks(train_command(tmp_path / "run"), 3, seconds=LIMIT)
     assert [rank.code for rank in done] == [2, 2, 2], done

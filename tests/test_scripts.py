@@ -1,0 +1,131 @@
+"""The specification's scripts, as typed from a clone's root."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPO = Path(__file__).parents[1]
+SCRIPTS = REPO / "scripts"
+BIN = Path(sys.executable).parent
+pytestmark = pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
+
+
+def call(*command, path="", **environment):
+    """Run a script; its exit status, output and errors."""
+    return subprocess.run(
+        [str(part) for part in command],
+        cwd=REPO,
+        env={
+            **os.environ,
+            "PATH": f"{path}:{BIN}:{os.environ['PATH']}",
+            "PYTHONPATH": str(REPO / "src"),
+            "HF_HUB_OFFLINE": "1",
+            **environment,
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.fixture
+def clone(tmp_path):
+    """A root with the scripts and a launcher that only says how it was called."""
+    shutil.copytree(SCRIPTS, tmp_path / "scripts")
+    launcher = tmp_path / "bin" / "accelerate"
+    launcher.parent.mkdir()
+    launcher.write_text('#!/bin/bash\necho "$DATA_DIR: $*"\nexit "${STATUS:-0}"\n')
+    launcher.chmod(0o755)
+    return tmp_path
+
+
+LAUNCH = "launch --config_file configs/accelerate_config.yaml --num_processes 8 -m src.training."
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (
+            ("run_vision_stage.sh", "256m", "8"),
+            "train_vision --model-size 256m --output-dir checkpoints/vision_stage_256m",
+        ),
+        (
+            ("run_video_stage.sh", "500m", "8", "./checkpoints/vision_stage_500m"),
+            "train_video --model-size 500m --output-dir checkpoints/video_stage_500m "
+            "--vision-checkpoint ./checkpoints/vision_stage_500m",
+        ),
+    ],
+)
+def test_a_stage_is_launched_as_the_specification_has_it(clone, arguments, expected):
+    script, *rest = arguments
+    command = (clone / "scripts" / script, *rest, "--dry-run", "training.max_steps=3")
+    done = call(*command, path=str(clone / "bin"), DATA_DIR="")
+    assert done.stdout == f"./data: {LAUNCH}{expected} --dry-run training.max_steps=3\n"
+    assert done.returncode == 0
+
+
+def test_the_run_knows_better_than_its_launcher_how_it_ended(clone):
+    script = clone / "scripts/run_vision_stage.sh"
+    failed = call(script, "256m", "2", path=str(clone / "bin"), STATUS="1")
+    assert failed.returncode == 1
+    assert "what it says itself stands above" in failed.stderr
+    # The launcher's stand-in cannot write the status: it is removed before, so that none is old.
+    status = clone / "out/exit_status"
+    status.parent.mkdir()
+    status.write_text("75\n")
+    arguments = ("256m", "2", "--output-dir", str(status.parent))
+    assert call(script, *arguments, path=str(clone / "bin"), STATUS="1").returncode == 1
+    (clone / "bin/accelerate").write_text(f'#!/bin/bash\necho 75 > "{status}"\nexit 1\n')
+    assert call(script, *arguments, path=str(clone / "bin")).returncode == 75
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (("run_vision_stage.sh", "256m"), "SIZE GPUS [flags and key=value]"),
+        (("run_vision_stage.sh", "300m", "8"), "error: size '300m', expected 256m or 500m"),
+        (("run_vision_stage.sh", "256m", "eight"), "error: GPUs 'eight', expected a number from 1"),
+        (("run_vision_stage.sh", "256m", "0"), "error: GPUs '0', expected a number from 1"),
+        (("run_video_stage.sh", "256m", "8"), "SIZE GPUS VISION_CHECKPOINT"),
+        (("evaluate_model.sh", "checkpoints/x"), "CHECKPOINT BENCHMARKS"),
+        (("download_all_datasets.sh",), "error: expected the data folder first"),
+        (("setup_environment.sh", "--cloud"), "error: unknown argument '--cloud'"),
+    ],
+)
+def test_a_wrong_call_is_answered_in_words(command, message):
+    done = call(SCRIPTS / command[0], *command[1:])
+    assert done.returncode == 2
+    assert message in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (BIN / "accelerate").is_file(), reason="needs accelerate")
+@pytest.mark.parametrize("processes", ["1", "2"])
+def test_both_stages_run_dry_under_accelerate(processes, tmp_path):
+    vision = call(SCRIPTS / "run_vision_stage.sh", "256m", processes, "--dry-run")
+    assert vision.returncode == 0, vision.stderr
+    assert vision.stdout.count("# merged recipe") == 1
+    for text in (
+        "max_steps: 50000",
+        "sharding: full",
+        "253,044,288",
+        "# cost with full packs, 32 a step",
+    ):
+        assert text in vision.stdout
+    start = tmp_path / "vision"
+    start.mkdir()
+    assert (
+        "no config.json"
+        in call(SCRIPTS / "run_video_stage.sh", "256m", processes, start, "--dry-run").stderr
+    )
+
+
+def test_the_preview_is_printed_without_network(tmp_path):
+    done = call(SCRIPTS / "download_all_datasets.sh", tmp_path / "data", "vision", "--preview")
+    assert done.returncode in (0, 3), done.stderr
+    assert "the_cauldron" in done.stdout
+    assert not (tmp_path / "data/raw").exists()
