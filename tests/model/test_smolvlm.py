@@ -5,6 +5,7 @@ Tolerance 1e-4 in fp32: both sides sum in another order; the observed difference
 
 import pytest
 import torch
+from torch.utils._pytree import tree_leaves
 
 from smolvlm2.errors import PromptError
 from smolvlm2.model.initialisation import empty_model
@@ -338,3 +339,13 @@ def test_the_256m_architecture_equals_transformers(to_transformers):
     }
     with torch.no_grad():
         assert (ours(**batch).logits - theirs(**batch).logits).abs().max() < TOLERANCE
+
+
+def test_sharding_finds_the_tensors_of_an_output(make_model, make_batch):
+    # By tuples alone before torch 2.13; from a dataclass FSDP2 would take no hook there.
+    model = make_model()
+    batch = make_batch(model.config)
+    output = model(**batch, labels=batch["input_ids"], return_logits=True)
+    found = tree_leaves(output)
+    for field in output._fields:
+        assert any(each is getattr(output, field) for each in found), field

@@ -50,7 +50,7 @@ def test_memory_grows_with_everything_that_costs_memory():
 
 def test_a_chunk_of_tiles_needs_less_than_all_of_them():
     config = component_shapes(load_config(Recipe, find_recipe("model_256m")).model)
-    capacity = Capacity(tokens=4096, tiles=32, documents=64)
+    capacity = Capacity(tokens=1024, tiles=96, documents=64)
 
     def total(trains, chunk):
         return estimate_memory(
@@ -58,7 +58,8 @@ def test_a_chunk_of_tiles_needs_less_than_all_of_them():
         ).total
 
     for trains in (True, False):
-        assert total(trains, 4) < total(trains, 16) < total(trains, None) == total(trains, 99)
+        # Below some size the decoder's moment is the worst.
+        assert total(trains, 4) <= total(trains, 16) < total(trains, None) == total(trains, 99)
 
 
 def test_auto_takes_the_cheapest_that_fits():

@@ -4,9 +4,8 @@ Shapes: B rows, M columns of a padded batch, L tokens of a packed sequence, T ti
 tokens of a tile, D features, V vocabulary, S side of a tile in pixels.
 """
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -23,9 +22,12 @@ LOSS_CHUNK = 512
 """Supervised positions whose logits exist at one time."""
 
 
-@dataclass(kw_only=True)
-class SmolVLMOutput:
-    """What a forward pass gives; fields that were not asked for are None."""
+class SmolVLMOutput(NamedTuple):
+    """What a forward pass gives; fields that were not asked for are None.
+
+    A tuple, not a dataclass: torch < 2.13 finds tensors in tuples only, and FSDP2 must find these,
+    or it never learns that a backward pass began and goes on with the weights of the first step.
+    """
 
     logits: Tensor | None = None
     """``(B, M, V)`` or ``(L, V)``; zeros at padding."""
@@ -142,7 +144,7 @@ class SmolVLM(nn.Module):
             targets = packed.supervision(labels, chunk=LOSS_CHUNK)
         output = self._output(hidden_LD, targets, return_logits)
         if output.logits is not None:
-            output.logits = packed.unpack(output.logits, input_ids.shape)
+            output = output._replace(logits=packed.unpack(output.logits, input_ids.shape))
         return output
 
     def pack(
@@ -190,13 +192,18 @@ class SmolVLM(nn.Module):
         output = SmolVLMOutput()
         loss_positions, loss_targets, loss_weights = targets
         if loss_positions is not None and loss_targets is not None and loss_weights is not None:
-            output.loss_sum, output.token_losses = supervised_cross_entropy(
+            loss_sum, token_losses = supervised_cross_entropy(
                 hidden_LD, self.lm_head, loss_positions, loss_targets, loss_weights
             )
-            output.num_tokens = loss_weights.sum()
-            output.loss = output.loss_sum / output.num_tokens.clamp(min=1e-9)
+            num_tokens = loss_weights.sum()
+            output = SmolVLMOutput(
+                loss=loss_sum / num_tokens.clamp(min=1e-9),
+                loss_sum=loss_sum,
+                num_tokens=num_tokens,
+                token_losses=token_losses,
+            )
         if return_logits or (return_logits is None and output.loss is None):
-            output.logits = self.lm_head(hidden_LD)
+            output = output._replace(logits=self.lm_head(hidden_LD))
         return output
 
     def generate(self, input_ids: Tensor, **options: Any) -> list[list[int]]:

@@ -1,12 +1,13 @@
 """Peak memory of a training step on paper, from shapes.
 
-Activations are counted in tensors of one block's width that stay for the backward pass. Source of
-the counts: ``docs/decisions/006-training.md``.
+Activations are counted in tensors of one block's width. Source of the counts:
+``docs/decisions/006-training.md``; tests/training/test_counted_memory.py counts a step's tensors.
 """
 
 from dataclasses import dataclass
 from typing import Literal
 
+from smolvlm2.loading.micro_batch import CHUNK
 from smolvlm2.model.config import SmolVLMConfig
 from smolvlm2.plan.packs import Capacity
 from smolvlm2.training.training_settings import TrainingSettings
@@ -16,7 +17,7 @@ Checkpointing = Literal["none", "encoder", "all"]
 
 GIB = 2**30
 LOSS_CHUNK_COPIES = 3
-"""fp32 tensors of one chunk's logits at the same time: logits, log-softmax, gradient."""
+"""fp32 tensors of one chunk's logits at the same time: log-softmax and two gradients."""
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -64,7 +65,8 @@ class MemoryEstimate:
     states: int
     """Weights, gradients, two moments (trainable parameters only) and, in bf16, a cast copy."""
     activations: int
-    """Kept for the backward pass of one pack, and the largest temporary."""
+    """Everything else at the moment when it is most: a pack's pixels, what is kept for the backward
+    pass, and what a block or the head needs while it computes."""
 
     @property
     def total(self) -> int:
@@ -137,28 +139,82 @@ def estimate_memory(
     trainable = counts.total - (0 if vision_trains else counts.vision_encoder)
     states = 4 * counts.total + 12 * trainable + (2 * counts.total if training.bf16 else 0)
     width = 2 if training.bf16 else 4
-    vision, text = config.vision, config.text
+    kept, forward, backward = _encoder(
+        config,
+        capacity.tiles,
+        min(tile_chunk or capacity.tiles, capacity.tiles),
+        width=width,
+        trains=vision_trains,
+        recomputed=checkpointing != "none",
+    )
+    decoder = _decoder(config, capacity, width=width, recomputed=checkpointing == "all")
+    # A frozen encoder is done when the decoder begins to keep its tensors, and these are gone
+    # before the encoder's backward pass: only one of the three is there at a time.
+    most = max(forward, kept + decoder, kept + backward)
+    pixels = capacity.tiles * 3 * config.vision.image_size**2
+    return MemoryEstimate(states=int(states), activations=int(pixels + most))
+
+
+def _encoder(
+    config: SmolVLMConfig, tiles: int, at_once: int, *, width: int, trains: bool, recomputed: bool
+) -> tuple[float, float, float]:
+    """Bytes that the encoder keeps for its backward pass, and needs besides in either pass.
+
+    Args:
+        config: Shapes of the model.
+        tiles: Of a pack.
+        at_once: Tiles that go through a block at a time.
+        width: Bytes of a number.
+        trains: Whether it is unfrozen.
+        recomputed: Whether its blocks are.
+    """
+    vision = config.vision
     tile = vision.num_patches * vision.hidden_size * width
     ratio = vision.intermediate_size / vision.hidden_size
-    # Kept by one encoder block: its input, two norm outputs, q, k, v, attention, the second
-    # residual, and the feed-forward's input and output of GELU.
-    per_block = 8 + 2 * ratio
-    at_once = min(tile_chunk or capacity.tiles, capacity.tiles)
-    if not vision_trains:
-        encoder = per_block * at_once * tile
-    elif checkpointing != "none":
-        encoder = (vision.num_hidden_layers * capacity.tiles + per_block * at_once) * tile
-    else:
-        encoder = vision.num_hidden_layers * per_block * capacity.tiles * tile
+    if not trains:
+        # The embeddings, a block's input and the chunks behind it so far; of the last chunk the
+        # residual, the second norm, input and output of GELU. Then the chunks are joined.
+        last = (3 * tiles - at_once) + (2 + 2 * ratio) * at_once
+        return 0.0, max(last, 4 * tiles) * tile, 0.0
+    # A block's input, two norm outputs, q, k, v, attention, the second residual, and the
+    # feed-forward's input and output of GELU.
+    block = 8 + 2 * ratio
+    blocks = vision.num_hidden_layers
+    # The last norm's input, in whose place comes the gradient of a block's output; and the cut
+    # pixels in the type of the weights.
+    kept = ((1 if recomputed else block) * blocks + 1) * tiles * tile
+    kept += tiles * 3 * vision.image_size**2 * width
+    # The gradient of GELU's input; what is recomputed, but for the block's input; and gradients of
+    # the chunks that are done.
+    backward = (ratio + (block - 1 if recomputed else 0)) * at_once * tile
+    backward += (tiles - at_once) * tile
+    if not recomputed:
+        # Joined weights of q, k, v are made for every chunk.
+        kept += blocks * -(-tiles // at_once) * 3 * vision.hidden_size**2 * width
+    return kept, 0.0, backward
+
+
+def _decoder(config: SmolVLMConfig, capacity: Capacity, *, width: int, recomputed: bool) -> float:
+    """Bytes that connector, decoder and head keep, and their largest temporaries."""
+    vision, text = config.vision, config.text
     token = text.hidden_size * width
     share = text.num_key_value_heads / text.num_attention_heads
     gate = text.intermediate_size / text.hidden_size
     # Input, two norm outputs, q and its rotated form, k, v, attention, residual; gate, up and
     # their product, each at the feed-forward's width.
-    per_layer = 7 + 3 * share + 4 * gate
+    layer = 7 + 3 * share + 4 * gate
     layers = text.num_hidden_layers
-    decoder = (layers + per_layer if checkpointing == "all" else layers * per_layer) * token
-    pixels = 3 * vision.image_size**2
-    chunk = LOSS_CHUNK_COPIES * 512 * text.vocab_size * 4
-    activations = encoder + capacity.tiles * pixels * (1 + width) + capacity.tokens * decoder
-    return MemoryEstimate(states=int(states), activations=int(activations + chunk))
+    # The gradient of the head's weights is summed over chunks in the weights' type.
+    head: float = text.vocab_size * (LOSS_CHUNK_COPIES * CHUNK * 4 + token)
+    if recomputed:
+        # A layer's backward pass, with the gradients of gate and up, or the head's before it.
+        again = (layer - 1 + 2 * gate) * capacity.tokens * token
+        kept, besides = float(layers * capacity.tokens * token), max(head, again)
+    else:
+        # And the joined weights of q, k, v and of gate, up.
+        joined = 1 + 2 * share + 2 * gate
+        kept = layers * (layer * capacity.tokens + joined * text.hidden_size) * token
+        besides = head
+    # The connector's input, in the order of its weights.
+    kept += capacity.tiles * vision.num_patches * vision.hidden_size * width
+    return kept + besides

@@ -225,6 +225,12 @@ def compile_blocks(model: SmolVLM, *, mode: str | None = None) -> None:
         model: Before it is sharded.
         mode: Of ``torch.compile``.
     """
+    from torch._dynamo import config
+
+    if hasattr(config, "skip_tensor_guards_with_matching_dict_tags"):
+        # With torch 2.11 a block that begins to train would keep the graph of the frozen one, where
+        # sharding does not set its parameters anew.
+        config.skip_tensor_guards_with_matching_dict_tags = False
     for layer in (model.vision_encoder.embeddings, *blocks_of(model)):
         layer.forward = torch.compile(layer.forward, mode=mode, fullgraph=True)
 
