@@ -28,13 +28,13 @@ def launch(tmp_path):
             (folder / name).write_text(f"#!/bin/bash\n{text}\n")
             (folder / name).chmod(0o755)
         subprocess.run(
-            ["bash", str(SCRIPT), "8", "out", "src.training.train_vision", *arguments],
+            ["bash", str(SCRIPT), "256m", "8", "vision", *arguments],
             cwd=tmp_path,
             env={"PATH": f"{folder}:/usr/bin:/bin", "HOME": os.environ.get("HOME", "/")},
             check=True,
         )
         line = (tmp_path / "log").read_text().splitlines()[-1]
-        return line.partition("--output-dir out")[2].split()
+        return line.partition("--output-dir checkpoints/vision_stage_256m")[2].split()
 
     return run
 
