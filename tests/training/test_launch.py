@@ -7,7 +7,7 @@ import yaml
 
 from smolvlm2.errors import ConfigError
 from smolvlm2.training.command_line import parse_arguments, read_recipe
-from smolvlm2.training.launch import ParallelSettings, read_launch
+from smolvlm2.training.launch import ParallelSettings, let_threads_sleep, read_launch
 
 REPO = Path(__file__).parents[2]
 TORCHRUN = {
@@ -37,6 +37,14 @@ SLURM = {
     "SLURM_JOB_ID": "41",
     "MASTER_ADDR": "node1",
 }
+
+
+def test_waiting_threads_sleep_unless_somebody_wants_them_to_spin():
+    silent, spinning = {}, {"OMP_WAIT_POLICY": "ACTIVE"}
+    for environment in (silent, spinning):
+        let_threads_sleep(environment)
+    assert silent == {"OMP_WAIT_POLICY": "PASSIVE"}
+    assert spinning == {"OMP_WAIT_POLICY": "ACTIVE"}
 
 
 def test_without_a_launcher_there_is_one_process():

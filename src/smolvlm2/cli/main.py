@@ -4,6 +4,7 @@ To add one: write a function with ``@app.command()`` here, and import the work i
 ``smolvlm2 --help`` loads nothing heavy. Its docstring is its help text.
 """
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Literal
@@ -12,6 +13,7 @@ import typer
 
 from smolvlm2.cli import data_commands
 from smolvlm2.errors import SmolVLMError
+from smolvlm2.training.launch import let_threads_sleep
 
 # Plain help: the boxes of rich cost as much time as everything else together.
 app = typer.Typer(
@@ -34,6 +36,7 @@ Dtype = Annotated[Precision, typer.Option(help="Number type of the weights; auto
 
 def main() -> None:
     """Run the command line; an error meant for the user is one line and exit status 2."""
+    let_threads_sleep(os.environ)
     try:
         app()
     except SmolVLMError as error:

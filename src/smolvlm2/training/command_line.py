@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 from smolvlm2.config import find_recipe, load_config
 from smolvlm2.errors import ConfigError, SmolVLMError
-from smolvlm2.training.launch import Launch, read_launch
+from smolvlm2.training.launch import Launch, let_threads_sleep, read_launch
 from smolvlm2.training.passed_over import parse_range
 from smolvlm2.training.recipe import Recipe, TrainingSettings
 from smolvlm2.training.signals import EXIT_CODES, Ending, StopRequest, parse_duration
@@ -219,6 +219,7 @@ def run_stage(
     Raises:
         SystemExit: With 75, when the time of ``--stop-after`` is over before the run is.
     """
+    let_threads_sleep(os.environ)
     options = parse_arguments(stage, arguments)
     seconds = parse_duration(options.stop_after) if options.stop_after else None
     stop = StopRequest(seconds)
