@@ -5,6 +5,7 @@ import torch
 
 from smolvlm2.training.command_line import parse_arguments, run_stage
 from smolvlm2.training.dry_step import dry_step
+from smolvlm2.training.update import Updater
 
 
 def rows(text):
@@ -15,7 +16,7 @@ def test_each_phase_is_executed_once(make_recipe):
     state = torch.get_rng_state()
     text = dry_step(make_recipe(), device="cpu")
     assert [row[1] for row in rows(text)] == ["0-2", "3-5"]
-    assert "random weights, a full pack of generated samples" in text
+    assert "random weights, full packs of generated samples" in text
     assert "1 tiles (a small pack on a CPU; --full takes a whole one)" in text
     assert torch.equal(state, torch.get_rng_state())
 
@@ -25,6 +26,25 @@ def test_a_whole_pack_runs_where_it_is_asked_for(make_recipe):
     text = dry_step(recipe, device="cpu", full=True)
     assert "700 tokens, 30 tiles (as planned)" in text
     assert len(rows(text)) == 2
+
+
+def test_whole_packs_are_executed_until_all_of_a_steps_memory_is_held(make_recipe, monkeypatch):
+    seen = []
+    gradients = Updater.gradients
+
+    def watched(self, batch, numbers, divisor, *, at):
+        moments = {name for name, shard in self.shards.items() if self.optimizer.state.get(shard)}
+        seen.append((at.split()[-1], numbers, any("vision_encoder" in name for name in moments)))
+        return gradients(self, batch, numbers, divisor, at=at)
+
+    monkeypatch.setattr(Updater, "gradients", watched)
+    dry_step(make_recipe("pack.tokens=700", "pack.tiles=30"), device="cpu", full=True)
+    assert seen == [
+        ("0-2", [0, 1], False),
+        ("0-2", [0, 1], False),
+        ("3-5", [0, 1], False),
+        ("3-5", [0, 1], True),
+    ]
 
 
 def test_it_runs_where_nothing_is_prepared(make_recipe, tmp_path):
