@@ -20,7 +20,7 @@ case "${1:-}" in -h | --help) usage; exit 0 ;; esac
 checkpoint="$1" benchmarks="$2"
 shift 2
 
-python=python
+python=python3
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 [ -x "$here/.venv/bin/python" ] && python="$here/.venv/bin/python"
 

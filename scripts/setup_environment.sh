@@ -30,7 +30,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 if command -v nvidia-smi >/dev/null && nvidia-smi -L 2>/dev/null | grep -q GPU; then
   machine="an NVIDIA GPU" chosen="cloud,dev" constraints=""
-elif [ "$(uname -s)-$(uname -m)" = "Darwin-arm64" ]; then
+elif [ "$(uname -s)" = "Darwin" ]; then
   machine="Apple silicon" chosen="local,dev" constraints=""
 else
   machine="no accelerator" chosen="local,dev" constraints="constraints-cpu.txt"
@@ -40,20 +40,26 @@ if [ -n "$extra" ]; then
   case ",$extra," in *,cloud,*) constraints="" ;; esac # asked for CUDA, so torch is not pinned
 fi
 
+# On a Mac torch and mlx are built for arm64 only; a Python under Rosetta says x86_64.
+usable='import platform, sys
+intel_mac = sys.platform == "darwin" and platform.machine() != "arm64"
+sys.exit(sys.version_info < (3, 10) or intel_mac)'
+expected="Python 3.10 or newer"
+[ "$machine" != "Apple silicon" ] || expected="$expected for arm64 (torch has no wheels for Intel Macs)"
 python=""
 for candidate in ${PYTHON:+"$PYTHON"} python3 python3.14 python3.13 python3.12 python3.11 python3.10; do
-  if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null; then
+  if "$candidate" -c "$usable" 2>/dev/null; then
     python="$candidate"
     break
   elif [ "$candidate" = "${PYTHON:-}" ]; then
-    echo "error: PYTHON=$PYTHON is not a Python 3.10 or newer" >&2
+    echo "error: PYTHON=$PYTHON is not a $expected" >&2
     exit 1
   fi
 done
-[ -n "$python" ] || { echo "error: no Python 3.10 or newer found; install one or set PYTHON" >&2; exit 1; }
+[ -n "$python" ] || { echo "error: no $expected found; install one or set PYTHON" >&2; exit 1; }
 
 stamp=.venv/installed
-want="$chosen $("$python" -V) $(pwd) $(cat pyproject.toml constraints-cpu.txt "$0" 2>/dev/null | cksum)"
+want="$chosen $("$python" -V) $(pwd) $(cat pyproject.toml constraints-cpu.txt scripts/setup_environment.sh | cksum)"
 if [ "$(cat "$stamp" 2>/dev/null)" = "$want" ] && [ -x .venv/bin/smolvlm2 ]; then
   touch "$stamp"
   echo "setup: .venv is up to date ($machine, extras: $chosen)"
@@ -61,7 +67,7 @@ if [ "$(cat "$stamp" 2>/dev/null)" = "$want" ] && [ -x .venv/bin/smolvlm2 ]; the
 fi
 
 echo "setup: found $machine; installing extras '$chosen' into .venv with $("$python" -V)"
-if ! .venv/bin/python -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null; then
+if ! .venv/bin/python -c "$usable" 2>/dev/null; then
   rm -rf .venv
   "$python" -m venv .venv || {
     echo "error: '$python -m venv' failed; on Debian and Ubuntu install python3-venv" >&2

@@ -102,6 +102,46 @@ def test_a_wrong_call_is_answered_in_words(command, message):
     assert message in done.stderr
 
 
+@pytest.fixture
+def fresh(clone):
+    """A root to set up with a Python that makes no environments, and stand-ins for a machine."""
+    for name in ("pyproject.toml", "constraints-cpu.txt"):
+        shutil.copy(REPO / name, clone)
+    as_mac = "import platform, sys; sys.platform = 'darwin'; platform.machine = lambda: 'x86_64'"
+    programs = {
+        "nvidia-smi": "exit 1",
+        "python": f'[ "$1" != -m ] && exec {sys.executable} "$@"',
+        "intel-python": f'exec {sys.executable} -c "{as_mac}; exec(sys.argv[1])" "$2"',
+    }
+    for name, text in programs.items():
+        (clone / "bin" / name).write_text(f"#!/bin/bash\n{text}\n")
+        (clone / "bin" / name).chmod(0o755)
+    return clone
+
+
+def test_setup_starts_from_any_folder(fresh):
+    done = subprocess.run(
+        ["bash", "setup_environment.sh"],
+        cwd=fresh / "scripts",
+        env={**os.environ, "PYTHON": str(fresh / "bin/python")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "setup: found" in done.stdout
+    assert "-m venv' failed" in done.stderr
+
+
+def test_setup_refuses_a_python_for_intel_macs(fresh):
+    (fresh / "bin/uname").write_text("#!/bin/bash\necho Darwin\n")
+    (fresh / "bin/uname").chmod(0o755)
+    python = fresh / "bin/intel-python"
+    script = fresh / "scripts/setup_environment.sh"
+    done = call(script, path=str(fresh / "bin"), PYTHON=str(python))
+    assert done.returncode == 1
+    assert f"PYTHON={python} is not a Python 3.10 or newer for arm64" in done.stderr
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not (BIN / "accelerate").is_file(), reason="needs accelerate")
 @pytest.mark.parametrize("processes", ["1", "2"])

@@ -242,6 +242,15 @@ def test_a_likelier_spelling_beats_an_earlier_archive(raw, ask, png, write_tar):
     assert [store.read(row.media[0]) for row in outcome] == [png(3), png(2), png(4), png(1)]
 
 
+def test_accents_may_be_spelled_in_two_ways(raw, ask, png, write_tar):
+    (raw / "cafe\u0301.png").write_bytes(png(1))
+    write_tar(raw / "a.tar", {"th\u00e9.png": png(2)})
+    outcome, *_ = ask(["image", "caf\u00e9.png"], ["image", "the\u0301.png"], ["image", "the.png"])
+    store = MediaStore(raw.parents[1])
+    assert [store.read(row.media[0]) for row in outcome[:2]] == [png(1), png(2)]
+    assert outcome[2] == "missing_media"
+
+
 def test_a_folder_of_images_is_a_clip(raw, ask, png, write_tar):
     names = ["c/v/1.png", "c/v/2.png", "c/v/10.png", "c/v/deeper/0.png", "c/w/0.png"]
     members = {name: png(number, 40, 30) for number, name in enumerate(names)}

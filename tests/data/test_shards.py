@@ -1,6 +1,8 @@
 """Shards are plain tars that can be read by offset."""
 
+import itertools
 import os
+import socket
 import subprocess
 import sys
 import tarfile
@@ -121,3 +123,11 @@ def test_only_the_files_of_ended_runs_are_abandoned(tmp_path):
     assert is_abandoned(ended)
     assert not is_abandoned(ended.with_name(f"x.tar.elsewhere-{int(done.stdout)}.partial"))
     assert not is_abandoned(tmp_path / "x.partial")
+
+
+def test_a_machine_may_change_its_name_while_a_shard_is_written(tmp_path, monkeypatch):
+    names = itertools.count()
+    monkeypatch.setattr(socket, "gethostname", lambda: f"laptop-{next(names)}")
+    with ShardWriter(tmp_path, "part") as shards:
+        shards.add("0.bin", b"data")
+    assert [path.name for path in tmp_path.iterdir()] == ["part-00000.tar"]

@@ -53,7 +53,7 @@ def test_memory_that_is_not_there_is_an_error_that_says_how_much_is_needed():
     slots = 2**44 // Ring(SHAPE, 1).size
     with pytest.raises(
         DataError,
-        match=rf"memory is too small .* {slots} packs need 16\d{{6}} MiB .* data\.workers=0",
+        match=rf" is too small .* {slots} packs need 16\d{{6}} MiB .* data\.workers=0",
     ):
         Ring(SHAPE, slots)
 

@@ -195,10 +195,14 @@ def test_a_pack_without_images_keeps_the_encoder_on_the_gradients_path(make_mode
 
 
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
-@pytest.mark.parametrize("backend", ["sdpa", "flex"])
-def test_attention_backends_agree(backend):
+@pytest.mark.parametrize("backend", ["sdpa", "sdpa with written masks", "flex"])
+def test_attention_backends_agree(backend, monkeypatch):
+    from smolvlm2.model import attention as module
     from smolvlm2.model.attention import DocumentAttention
 
+    if backend == "sdpa with written masks":
+        backend = "sdpa"
+        monkeypatch.setattr(module, "_needs_written_mask", lambda device, dtype: True)
     generator = torch.Generator().manual_seed(0)
     q = torch.randn(12, 4, 8, generator=generator)
     k, v = (torch.randn(12, 2, 8, generator=generator) for _ in range(2))
@@ -217,6 +221,14 @@ def test_attention_backends_agree(backend):
             scores = torch.einsum("he,khe->hk", q[query], keys) / 8**0.5
             expected = torch.einsum("hk,khe->he", scores.softmax(-1), values)
             assert (found[query] - expected).abs().max() < 1e-5
+
+
+def test_only_half_precision_on_apples_gpu_has_its_masks_written_out():
+    from smolvlm2.model.attention import _needs_written_mask
+
+    asked = [(kind, dtype) for kind in ("cpu", "mps") for dtype in (torch.float32, torch.bfloat16)]
+    found = [each for each in asked if _needs_written_mask(torch.device(each[0]), each[1])]
+    assert found == [("mps", torch.bfloat16)]
 
 
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")

@@ -7,7 +7,13 @@ import yaml
 
 from smolvlm2.errors import ConfigError
 from smolvlm2.training.command_line import parse_arguments, read_recipe
-from smolvlm2.training.launch import ParallelSettings, let_threads_sleep, read_launch
+from smolvlm2.training.launch import (
+    Launch,
+    ParallelSettings,
+    let_threads_sleep,
+    read_launch,
+    stay_on_this_mac,
+)
 
 REPO = Path(__file__).parents[2]
 TORCHRUN = {
@@ -45,6 +51,21 @@ def test_waiting_threads_sleep_unless_somebody_wants_them_to_spin():
         let_threads_sleep(environment)
     assert silent == {"OMP_WAIT_POLICY": "PASSIVE"}
     assert spinning == {"OMP_WAIT_POLICY": "ACTIVE"}
+
+
+@pytest.mark.parametrize(
+    ("launch", "system", "before", "after"),
+    [
+        (Launch(), "darwin", {}, {"GLOO_SOCKET_IFNAME": "lo0"}),
+        (Launch(size=2, local_size=2), "darwin", {}, {"GLOO_SOCKET_IFNAME": "lo0"}),
+        (Launch(), "darwin", {"GLOO_SOCKET_IFNAME": "en0"}, {"GLOO_SOCKET_IFNAME": "en0"}),
+        (Launch(size=2), "darwin", {}, {}),
+        (Launch(), "linux", {}, {}),
+    ],
+)
+def test_a_mac_with_all_ranks_asks_no_network(launch, system, before, after):
+    stay_on_this_mac(launch, before, system=system)
+    assert before == after
 
 
 def test_without_a_launcher_there_is_one_process():

@@ -4,6 +4,7 @@ import functools
 import json
 import re
 import sqlite3
+import unicodedata
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -91,7 +92,7 @@ class MediaIndex:
         """
         kind, paths = wanted["kind"], wanted["paths"]
         rate = wanted.get("frame_rate")
-        for path in map(_normal, paths):
+        for path in (each for given in paths for each in _spellings(_normal(given))):
             facts = self._folder(path, rate) if rate else self._file(path)
             if facts is None:
                 continue
@@ -176,6 +177,17 @@ def _normal(path: str) -> str:
     """A path without ``./``, ``//`` and a slash at its end; most are without."""
     is_odd = "./" in path or "//" in path or path.endswith("/")
     return PurePosixPath(path).as_posix() if is_odd else path
+
+
+def _spellings(path: str) -> tuple[str, ...]:
+    """A path as it was given, then with accents joined to their letters or apart from them.
+
+    A Mac stores names with accents apart and finds them either way; rows have them as typed.
+    """
+    if path.isascii():
+        return (path,)
+    forms = (unicodedata.normalize(form, path) for form in ("NFC", "NFD"))
+    return tuple(dict.fromkeys((path, *forms)))
 
 
 def _natural(name: str) -> list[tuple[int, int | str]]:

@@ -14,13 +14,15 @@ MAX_SHARD_BYTES = 4 * 2**30
 """A shard is closed once it holds this many bytes; large files are cheap, huge ones unwieldy."""
 _BLOCK = 512
 _PIECE = 1 << 20
+_HOST = socket.gethostname()
+"""Asked once: a Mac changes its name with the network, perhaps while a file is being written."""
 _HEADER = tarfile.TarInfo().tobuf(format=tarfile.USTAR_FORMAT)
 """Of a member without name and size; filling these in is ten times as fast as making it anew."""
 
 
 def unfinished_name(name: str) -> str:
     """A name for a file that is still being written: two runs never write to the same."""
-    return f"{name}.{socket.gethostname()}-{os.getpid()}.partial"
+    return f"{name}.{_HOST}-{os.getpid()}.partial"
 
 
 def make_durable(path: Path) -> None:
@@ -37,7 +39,7 @@ def is_abandoned(path: Path) -> bool:
     host, _, process = path.name.removesuffix(".partial").rpartition("-")
     if not path.name.endswith(".partial") or not process.isdigit():
         return False
-    if not host.endswith(f".{socket.gethostname()}"):
+    if not host.endswith(f".{_HOST}"):
         return False
     try:
         os.kill(int(process), 0)

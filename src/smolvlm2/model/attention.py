@@ -63,7 +63,10 @@ class DocumentAttention:
         self.cu_seqlens = cu_seqlens
         self.max_length = max_length
         if self.backend == "sdpa":
-            self.lengths = cu_seqlens.diff().tolist()
+            self.lengths: list[int] = cu_seqlens.diff().tolist()
+            self.masks: list[Tensor | None] = [None] * len(self.lengths)
+            if _needs_written_mask(cu_seqlens.device, dtype):
+                self.masks = [_causal_mask(n, cu_seqlens.device) for n in self.lengths]
         elif self.backend == "flex":
             if document_ids is None:
                 raise ValueError("the flex backend needs document_ids")
@@ -91,11 +94,27 @@ class DocumentAttention:
         documents = zip(*(x.split(self.lengths, dim=2) for x in (q, k, v)), strict=True)
         grouped = q.shape[1] != k.shape[1]
         parts = [
-            F.scaled_dot_product_attention(q1, k1, v1, is_causal=True, enable_gqa=grouped)
-            for q1, k1, v1 in documents
+            F.scaled_dot_product_attention(
+                q1, k1, v1, attn_mask=mask, is_causal=mask is None, enable_gqa=grouped
+            )
+            for (q1, k1, v1), mask in zip(documents, self.masks, strict=True)
             if q1.shape[2]
         ]
         return torch.cat(parts, dim=2)[0].transpose(0, 1)
+
+
+def _needs_written_mask(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether ``is_causal`` cannot be trusted: Apple's GPU in half precision before torch 2.14.
+
+    There it lets tokens see later ones, without a word (pytorch issue 195910, not measured by us);
+    a mask that is written out is kept to.
+    """
+    return device.type == "mps" and dtype != torch.float32
+
+
+def _causal_mask(length: int, device: torch.device) -> Tensor:
+    """``(length, length)`` bool: which keys a query sees."""
+    return torch.ones(length, length, dtype=torch.bool, device=device).tril()
 
 
 @cache

@@ -5,6 +5,8 @@ A single process is a world of one, and goes through the same code.
 """
 
 import logging
+import os
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,7 +17,7 @@ import torch
 import torch.distributed as dist
 
 from smolvlm2.errors import ConfigError, SmolVLMError, TrainingError
-from smolvlm2.training.launch import Launch
+from smolvlm2.training.launch import Launch, stay_on_this_mac
 
 logger = logging.getLogger(__name__)
 
@@ -236,6 +238,7 @@ def connect(
         _world.close()
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
+    stay_on_this_mac(launch, os.environ, system=sys.platform)
     store = _open_store(launch, start_timeout)
     _count_ranks(launch, store, start_timeout)
     _world = World(launch, chosen, store, timeout=timeout)

@@ -101,6 +101,21 @@ def let_threads_sleep(environment: MutableMapping[str, str]) -> None:
     environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
+def stay_on_this_mac(launch: Launch, environment: MutableMapping[str, str], *, system: str) -> None:
+    """Let gloo use the loopback on a Mac that holds all ranks, where nobody has said otherwise.
+
+    Else it asks for the address of the machine's name. Many networks do not know a Mac's: the start
+    waits and warns. Where they do, the firewall asks whether Python may be reached from outside.
+
+    Args:
+        launch: Says where the ranks are.
+        environment: Usually ``os.environ``; torch reads it when groups are made.
+        system: As ``sys.platform`` names it.
+    """
+    if system == "darwin" and launch.size == launch.local_size:
+        environment.setdefault("GLOO_SOCKET_IFNAME", "lo0")
+
+
 def read_launch(environment: Mapping[str, str]) -> Launch:
     """Read what a launcher left in the environment.
 

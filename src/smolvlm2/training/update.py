@@ -123,8 +123,11 @@ class Updater:
         device = self.world.device
         if device.type == "cpu":
             pack = pack.trimmed()
+        # Only CUDA tells when a copy is done. Apple's GPU would read the loader's memory later,
+        # when a worker may have written another pack to it.
+        later = device.type == "cuda"
         return pack, {
-            name: torch.from_numpy(getattr(pack, name)).to(device, non_blocking=True)
+            name: torch.from_numpy(getattr(pack, name)).to(device, non_blocking=later)
             for name in INPUTS
         }
 
