@@ -9,7 +9,7 @@ $(STAMP): pyproject.toml constraints-cpu.txt scripts/setup_environment.sh
 	@./scripts/setup_environment.sh
 
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## make or update .venv for this machine
 	@./scripts/setup_environment.sh

@@ -42,7 +42,9 @@ def record(name: str, payload: dict[str, Any]) -> dict[str, Any]:
     path = RESULTS / f"{name}.json"
     path.parent.mkdir(exist_ok=True)
     runs = json.loads(path.read_text()) if path.is_file() else []
-    path.write_text(json.dumps([*runs, entry], indent=1) + "\n")
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps([*runs, entry], indent=1) + "\n")
+    os.replace(partial, path)
     return entry
 
 

@@ -14,7 +14,7 @@ given apart. transformers is timed without any update, its pixels already on the
 
 Both shares of useful FLOPs are given: of the paper peak, and of the ceiling, which is a large
 matrix product timed in the same run. Predictions are in train_gpu_predicted.py. A section starts if
-its time is left; what failed is kept as text, and results are written after every section.
+its time is left; what failed is kept as text, and results are written after every measurement.
 """
 
 import argparse
@@ -28,6 +28,7 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -70,21 +71,18 @@ class Results:
     def write(self) -> None:
         """Under another name, then in place at once."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        partial = self.path.with_name(self.path.name + ".partial")
-        partial.write_text(json.dumps([*self.earlier, self.entry], indent=1) + "\n")
-        os.replace(partial, self.path)
+        unfinished = self.path.with_name(self.path.name + ".partial")
+        unfinished.write_text(json.dumps([*self.earlier, self.entry], indent=1) + "\n")
+        os.replace(unfinished, self.path)
 
 
 def environment(device: torch.device) -> dict[str, Any]:
     """What the figures were measured on; nothing is set."""
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
-    )
     found = {
         "schema": 1,
         "benchmark": "train_gpu",
         "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
-        "commit": commit.stdout.strip() or None,
+        "commit": _said_by("git", "rev-parse", "--short", "HEAD"),
         "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else "none",
         "cuda": torch.version.cuda,
         "cudnn": torch.backends.cudnn.version(),
@@ -96,18 +94,17 @@ def environment(device: torch.device) -> dict[str, Any]:
             found[package] = None
     if device.type == "cuda":
         query = "--query-gpu=clocks.sm,clocks.max.sm,clocks.mem,power.draw,power.limit"
-        try:
-            done = subprocess.run(
-                ["nvidia-smi", query, "--format=csv,noheader"],
-                capture_output=True,
-                text=True,
-                check=False,
-                timeout=10,
-            )
-            found["clocks_and_power"] = done.stdout.strip()
-        except (OSError, subprocess.TimeoutExpired) as error:
-            found["clocks_and_power"] = repr(error)
+        found["clocks_and_power"] = _said_by("nvidia-smi", query, "--format=csv,noheader")
     return found
+
+
+def _said_by(*command: str) -> str | None:
+    """What a program prints; None where it is missing, fails or takes too long."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None
 
 
 def guarded(name: str, work: Callable[[], None], entry: dict[str, Any]) -> None:
@@ -124,6 +121,14 @@ def guarded(name: str, work: Callable[[], None], entry: dict[str, Any]) -> None:
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     entry["seconds"][name] = round(time.monotonic() - started, 1)
+
+
+def kept(results: Results, name: str, work: Callable[[], None], entry: dict[str, Any]) -> None:
+    """`guarded`, and the results written: a run that is killed leaves all it has measured."""
+    try:
+        guarded(name, work, entry)
+    finally:  # a device that is lost for good refuses to be cleared, too
+        results.write()
 
 
 def start(options: argparse.Namespace) -> sections.Run:
@@ -175,6 +180,7 @@ def main() -> None:
     results = None
     if options.out or not run.entry["dry"]:
         results = Results(path=options.out or OUT, entry=run.entry)
+        run.guarded = partial(kept, results)
     for name, (seconds, work) in SECTIONS.items():
         if name not in wanted:
             continue
@@ -183,8 +189,6 @@ def main() -> None:
             continue
         print(f"-- {name}", flush=True)
         run.guarded(name, lambda work=work: work(run), run.entry)
-        if results is not None:
-            results.write()
     if not run.entry["dry"] and "ceilings" in wanted:
         run.guarded("ceilings at the end", lambda: sections.ceilings(run), run.entry)
     sections.conclude(run)

@@ -342,7 +342,8 @@ def curves(run: Run) -> None:
         each = Own(
             config=SIZES[run.size],
             frozen=False,
-            variant=Variant(compile=False, bf16=bf16),
+            # In fp32 training's would be FlexAttention, whose compilation takes the section's time.
+            variant=Variant(compile=False, bf16=bf16, attention=None if bf16 else "sdpa"),
             world=run.world,
             capacity=capacity,
         )

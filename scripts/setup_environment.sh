@@ -12,7 +12,7 @@ Makes .venv and installs this package with the extras for this machine:
   otherwise       local,dev, with a CPU build of torch (constraints-cpu.txt)
 
   --extra NAMES   install these extras of pyproject.toml instead, such as `cloud` or `local,dev`
-  PYTHON=path     use this Python, 3.10 or newer
+  PYTHON=path     use this Python, 3.11 or newer (the package alone runs on 3.10 too)
 TEXT
 }
 
@@ -43,11 +43,11 @@ fi
 # On a Mac torch and mlx are built for arm64 only; a Python under Rosetta says x86_64.
 usable='import platform, sys
 intel_mac = sys.platform == "darwin" and platform.machine() != "arm64"
-sys.exit(sys.version_info < (3, 10) or intel_mac)'
-expected="Python 3.10 or newer"
+sys.exit(sys.version_info < (3, 11) or intel_mac)'
+expected="Python 3.11 or newer"
 [ "$machine" != "Apple silicon" ] || expected="$expected for arm64 (torch has no wheels for Intel Macs)"
 python=""
-for candidate in ${PYTHON:+"$PYTHON"} python3 python3.14 python3.13 python3.12 python3.11 python3.10; do
+for candidate in ${PYTHON:+"$PYTHON"} python3 python3.14 python3.13 python3.12 python3.11; do
   if "$candidate" -c "$usable" 2>/dev/null; then
     python="$candidate"
     break

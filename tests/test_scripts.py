@@ -139,7 +139,7 @@ def test_setup_refuses_a_python_for_intel_macs(fresh):
     script = fresh / "scripts/setup_environment.sh"
     done = call(script, path=str(fresh / "bin"), PYTHON=str(python))
     assert done.returncode == 1
-    assert f"PYTHON={python} is not a Python 3.10 or newer for arm64" in done.stderr
+    assert f"PYTHON={python} is not a Python 3.11 or newer for arm64" in done.stderr
 
 
 @pytest.mark.slow

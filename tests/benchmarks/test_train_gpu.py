@@ -1,5 +1,6 @@
 """The GPU benchmark on a CPU: its code, its packs, and that it needs few packages."""
 
+import importlib.metadata
 import json
 import subprocess
 import sys
@@ -124,6 +125,28 @@ def test_results_go_behind_those_of_earlier_runs(tmp_path):
     assert json.loads(path.read_text()) == [{"run": 1}, {"run": 2, "more": True}]
 
 
+def test_a_machine_without_git_is_described(monkeypatch):
+    from train_gpu import environment
+
+    monkeypatch.setenv("PATH", "")
+    found = environment(torch.device("cpu"))
+    assert found["commit"] is None
+    assert found["torch"] == importlib.metadata.version("torch")
+
+
+def test_every_measurement_is_on_disk_before_the_next(tmp_path):
+    from train_gpu import Results, kept
+
+    path = tmp_path / "results.json"
+    entry = {"steps": [], "errors": [], "seconds": {}}
+    results = Results(path=path, entry=entry)
+    kept(results, "one", lambda: entry["steps"].append(1), entry)
+    kept(results, "two", lambda: 1 / 0, entry)
+    (found,) = json.loads(path.read_text())
+    assert found["steps"] == [1]
+    assert found["errors"][0]["section"] == "two"
+
+
 def test_a_section_that_has_no_name_is_refused():
     done = subprocess.run(
         [sys.executable, str(BENCHMARKS / "train_gpu.py"), "--only", "speed"],
@@ -133,6 +156,17 @@ def test_a_section_that_has_no_name_is_refused():
     )
     assert done.returncode == 2
     assert "no section speed; there are ceilings, ops" in done.stderr
+
+
+@pytest.mark.parametrize("variant", [{"encoder_attention": "MATH"}, {"deterministic": True}])
+def test_a_choice_of_attention_is_not_taken_from_the_cache_of_another(variant):
+    from train_gpu_own import Variant, settings_of
+
+    config = torch._functorch.config
+    assert config.enable_autograd_cache
+    with settings_of(Variant(**variant)):
+        assert not config.enable_autograd_cache
+    assert config.enable_autograd_cache
 
 
 def test_global_switches_of_a_variant_are_put_back():

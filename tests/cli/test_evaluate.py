@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from smolvlm2.cli import evaluate as command
@@ -155,3 +156,26 @@ def test_what_is_missing_is_told_before_the_checkpoint_is_loaded(tmp_path):
         command.evaluate_checkpoint(
             "nowhere", ["which_digit"], tmp_path, options=Options(style="lmms")
         )
+
+
+@pytest.mark.parametrize(
+    ("device", "rank", "expected"),
+    [("auto", "1", "cuda:1"), ("auto", None, "cuda"), ("cpu", "1", "cpu")],
+)
+def test_each_process_of_a_launcher_takes_its_own_gpu(monkeypatch, device, rank, expected):
+    from smolvlm2.cli import checkpoint
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    if rank is not None:
+        monkeypatch.setenv("LOCAL_RANK", rank)
+    found = []
+
+    def load(name, *, device, dtype):
+        found.append(checkpoint.choose_device(device))
+        return torch.nn.Linear(1, 1), None
+
+    monkeypatch.setattr(checkpoint, "load_checkpoint", load)
+    command._Backends("run", Options(device=device))
+    assert found == [expected]

@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from smolvlm2 import __version__, config
 from smolvlm2.cli import main as command_line
@@ -102,6 +103,15 @@ def test_an_unknown_device_is_refused():
     assert choose_device("cpu") == "cpu"
     with pytest.raises(ConfigError, match=r"--device tpu: not on this machine; expected .*cpu"):
         choose_device("tpu")
+
+
+def test_auto_leaves_the_number_of_the_gpu_to_the_launcher(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert choose_device("auto") == "cuda"
+    assert choose_device("cuda:1") == "cuda:1"
+    with pytest.raises(ConfigError, match=r"--device cuda:2: not on this machine; expected cuda"):
+        choose_device("cuda:2")
 
 
 def test_demo_data_prints_what_it_wrote(run, tmp_path, monkeypatch):

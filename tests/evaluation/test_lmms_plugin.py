@@ -1,9 +1,13 @@
 """Our score equals lmms-eval's own run of its own task code, where lmms-eval is installed."""
 
 import importlib.util
+import sys
+from types import ModuleType
 
 import pytest
+import torch
 
+from smolvlm2.errors import PromptError
 from smolvlm2.evaluation.answers import read_answers
 from smolvlm2.evaluation.benchmark import load_benchmark
 from smolvlm2.evaluation.runner import evaluate
@@ -86,3 +90,33 @@ def test_without_lmms_eval_the_plug_in_names_the_extra():
 
     with pytest.raises(MissingDependencyError, match=r'pip install "smolvlm2\[lmms\]"'):
         importlib.import_module("smolvlm2.evaluation.lmms_plugin")
+
+
+@pytest.mark.skipif(installed, reason="lmms-eval is installed")
+@pytest.mark.parametrize(
+    ("cuda", "asked", "expected"), [(1, {}, "cuda"), (1, {"device": "cpu"}, "cpu"), (0, {}, "cpu")]
+)
+def test_a_checkpoint_goes_to_the_gpu_unless_told_otherwise(monkeypatch, cuda, asked, expected):
+    from smolvlm2.model.smolvlm import SmolVLM
+    from smolvlm2.processing.processor import Processor
+
+    names = (
+        "lmms_eval",
+        "lmms_eval.api",
+        "lmms_eval.api.model",
+        "lmms_eval.models",
+        "lmms_eval.models.registry_v2",
+    )
+    for name in names:
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    monkeypatch.setattr(sys.modules[names[2]], "lmms", object, raising=False)
+    monkeypatch.setattr(sys.modules[names[4]], "ModelManifest", object, raising=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: bool(cuda))
+    found = {}
+    monkeypatch.setattr(SmolVLM, "from_pretrained", lambda path, **how: found.update(how))
+    monkeypatch.setattr(Processor, "from_pretrained", lambda path: None)
+    module = importlib.import_module("smolvlm2.evaluation.lmms_plugin")
+    monkeypatch.delitem(sys.modules, "smolvlm2.evaluation.lmms_plugin")
+    with pytest.raises(PromptError, match="give pretrained=PATH, or model and processor"):
+        module.LmmsModel("run", **asked)
+    assert found["device"] == expected

@@ -1,5 +1,7 @@
 """Greedy tokens equal transformers'; rows neither see nor wait for each other."""
 
+import copy
+
 import pytest
 import torch
 
@@ -68,6 +70,33 @@ def test_sampling_is_a_function_of_the_seed_and_not_of_the_other_rows(make_model
     stopped = model.generate(**batch, **(options | {"stop_token_ids": [stop]}), seed=1)
     for row, whole in zip(stopped, first, strict=True):
         assert row == (whole[: whole.index(stop)] if stop in whole else whole)
+
+
+def test_one_token_a_row_is_attended_to_without_plans_for_each_length():
+    from smolvlm2.model.generation import _decode_kernels
+
+    cudnn = torch.backends.cuda.cudnn_sdp_enabled
+    assert cudnn()
+    with _decode_kernels(torch.device("cuda")):
+        assert not cudnn()
+        assert torch.backends.cuda.flash_sdp_enabled()
+    with _decode_kernels(torch.device("cpu")):
+        assert cudnn()
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+def test_prompts_go_through_the_attention_chosen_from_outside(make_model, make_batch, monkeypatch):
+    from smolvlm2.model import attention
+
+    model = make_model()
+    batch = make_batch(model.config)
+    expected = model.generate(**batch, max_new_tokens=6)
+    asked = []
+    flex = attention._flex_attention
+    monkeypatch.setattr(attention, "_flex_attention", lambda ids: asked.append(1) or flex(ids))
+    model.attention_backend = "flex"
+    assert model.generate(**batch, max_new_tokens=6) == expected
+    assert asked == [1]
 
 
 def test_a_small_top_p_is_greedy(make_model, make_batch):
@@ -161,3 +190,26 @@ def test_rows_that_leave_do_not_change_the_others(make_model, make_batch, tiles)
     stopped = model.generate(**batch, max_new_tokens=12, stop_token_ids=[free[0][2]])
     for row, whole in zip(stopped[1:], free[1:], strict=True):
         assert row == whole[: len(row)]
+
+
+@pytest.mark.gpu
+def test_cuda_generates_the_tokens_of_the_cpu_in_fp32(make_model, make_batch):
+    model = make_model()
+    batch = make_batch(model.config, side="left")
+    expected = model.generate(**batch, max_new_tokens=12, stop_token_ids=[])
+    assert model.cuda().generate(**batch, max_new_tokens=12, stop_token_ids=[]) == expected
+
+
+@pytest.mark.gpu
+def test_cuda_generates_likely_tokens_in_bf16(make_model, make_batch):
+    model = make_model()
+    batch = make_batch(model.config, tiles=(0, 0))
+    half = copy.deepcopy(model).to("cuda", torch.bfloat16)
+    found = half.generate(**batch, max_new_tokens=8, stop_token_ids=[])
+    for row, mask, answer in zip(batch["input_ids"], batch["attention_mask"], found, strict=True):
+        prompt = row[mask.bool()]
+        with torch.no_grad():
+            logits = model(torch.cat([prompt, torch.tensor(answer)])[None]).logits[0]
+        made = logits[len(prompt) - 1 : -1]
+        chosen = made.gather(1, torch.tensor(answer)[:, None]).squeeze(1)
+        assert (chosen > made.amax(dim=1) - 0.1).all()

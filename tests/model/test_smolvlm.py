@@ -231,6 +231,15 @@ def test_only_half_precision_on_apples_gpu_has_its_masks_written_out():
     assert found == [("mps", torch.bfloat16)]
 
 
+@pytest.mark.parametrize("constant_shapes", [True, False])
+def test_only_constant_shapes_are_worth_compiling_attention_for(constant_shapes):
+    from smolvlm2.model.attention import choose_backend
+
+    found = choose_backend(torch.device("cuda"), torch.float32, constant_shapes=constant_shapes)
+    assert found == ("flex" if constant_shapes else "sdpa")
+    assert choose_backend(torch.device("cpu"), torch.float32) == "sdpa"
+
+
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 def test_the_decoders_attention_can_be_chosen_from_outside(make_model, make_batch):
     model = make_model()

@@ -55,7 +55,8 @@ def choose_device(name: str) -> str:
     if torch.backends.mps.is_available():
         here.insert(0, "mps")
     if torch.cuda.is_available():
-        here = [*(f"cuda:{i}" for i in range(torch.cuda.device_count())), "cuda", *here]
+        # Without a number first: a launcher's processes each put their own behind it.
+        here = ["cuda", *(f"cuda:{i}" for i in range(torch.cuda.device_count())), *here]
     if name == "auto":
         return here[0]
     if name not in here:

@@ -4,12 +4,14 @@ A backend decodes a medium (once, however many questions show it, in worker thre
 question into a prompt, and answers a batch of prompts.
 """
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 
+from smolvlm2.errors import ConfigError
 from smolvlm2.evaluation.benchmark import Benchmark, PromptStyle
 from smolvlm2.evaluation.clips import Frames, frame_rule
 from smolvlm2.evaluation.prompts import conversation, encode_prompt
@@ -17,6 +19,8 @@ from smolvlm2.evaluation.questions import Medium, Question
 from smolvlm2.processing.images import ImageSettings, image_tiles, open_image
 from smolvlm2.processing.processor import Processor
 from smolvlm2.processing.template import ImageLayout, MediaLayout, VideoLayout
+
+logger = logging.getLogger(__name__)
 
 MID_GREY = 128
 """Value of every pixel of a blank picture."""
@@ -144,7 +148,36 @@ class NativeBackend:
         return Asked(question=question, prompt=ids, media=tuple(media), shape=(tiles, len(ids)))
 
     def answer(self, batch: Sequence[Asked]) -> list[Reply]:
-        """Greedy answers; a tile that several prompts show is encoded once."""
+        """Greedy answers; a batch that the device has no room for goes in halves.
+
+        Raises:
+            ConfigError: There is no room for a single question.
+        """
+        import torch
+
+        try:
+            return self._answer(batch)
+        except torch.OutOfMemoryError as error:
+            # Only its text: its frames would hold the memory that the halves need.
+            reason = str(error).split("\n")[0]
+        tiles, tokens = (sum(asked.shape[axis] for asked in batch) for axis in (0, 1))
+        if len(batch) == 1:
+            raise ConfigError(
+                f"question {batch[0].question.question_id!r} with {tiles} tiles and {tokens} "
+                f"tokens does not fit into the device's memory ({reason}); use fewer frames "
+                f"(--max-frames) or tiles (--longest-edge), --dtype bfloat16, or a device that "
+                f"nobody else uses"
+            )
+        logger.warning(
+            "%d questions with %d tiles and %d tokens are too many for the device's memory, asked "
+            "again in two halves; a smaller --batch-size saves the attempt",
+            *(len(batch), tiles, tokens),
+        )
+        half = len(batch) // 2
+        return self.answer(batch[:half]) + self.answer(batch[half:])
+
+    def _answer(self, batch: Sequence[Asked]) -> list[Reply]:
+        """A tile that several prompts show is encoded once."""
         import torch
 
         inputs = {

@@ -44,19 +44,25 @@ class LmmsModel(_Base):
         model: Any = None,
         processor: Processor | None = None,
         batch_size: int | str = 8,
-        device: str = "cpu",
+        device: str | None = None,
         dtype: str | None = None,
         **_: Any,
     ) -> None:
         """Load a checkpoint, or take a model with its processor.
+
+        Without ``device`` the checkpoint goes to the GPU where there is one: lmms-eval passes a
+        device on only if its command line names one.
 
         Raises:
             PromptError: Neither is given.
         """
         super().__init__()
         if pretrained is not None:
+            import torch
+
             from smolvlm2.model.smolvlm import SmolVLM
 
+            device = device or ("cuda" if torch.cuda.is_available() else "cpu")
             model = SmolVLM.from_pretrained(pretrained, dtype=dtype, device=device)
             processor = Processor.from_pretrained(pretrained)
         if model is None or processor is None:

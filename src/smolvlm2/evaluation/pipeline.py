@@ -19,7 +19,11 @@ from smolvlm2.evaluation.questions import Question
 
 @dataclass(frozen=True, kw_only=True)
 class Pace:
-    """How much is done at one time; none of it changes an answer."""
+    """How much is done at one time.
+
+    None of it changes an answer in fp32. In half precision on a GPU the last bits of a logit depend
+    on what it is computed with, so that a token which is almost as likely may be taken.
+    """
 
     batch_size: int = 16
     """Most questions answered together."""

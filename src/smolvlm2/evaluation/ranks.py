@@ -3,9 +3,13 @@
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 from smolvlm2.evaluation.answers import Answer
+
+WAIT = timedelta(days=7)
+"""Longest wait for the slowest rank's answers; torch's own is half an hour."""
 
 
 @dataclass(frozen=True)
@@ -50,5 +54,7 @@ def launched_ranks() -> Ranks:
     import torch.distributed as dist
 
     if not dist.is_initialized():
-        dist.init_process_group("gloo")  # answers are Python objects; no tensor goes over it
+        # Answers are Python objects; no tensor goes over it. After a killed run one rank may have
+        # all of the rest to do, for hours; one that dies is the launcher's affair.
+        dist.init_process_group("gloo", timeout=WAIT)
     return Ranks(dist.get_rank(), dist.get_world_size())

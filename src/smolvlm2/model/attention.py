@@ -23,11 +23,19 @@ Attention = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 """What a decoder layer calls: its index, q ``(L, H, E)``, k, v ``(L, K, E)``; gives q's shape."""
 
 
-def choose_backend(device: torch.device, dtype: torch.dtype) -> Backend:
+def choose_backend(
+    device: torch.device, dtype: torch.dtype, *, constant_shapes: bool = True
+) -> Backend:
     """The fastest backend that is right for a device and a type.
 
     ``varlen`` (FlashAttention, half precision on CUDA), ``flex`` (FlexAttention, any type on
     CUDA), ``sdpa`` elsewhere: one call a document, which on CPU beats a dense block mask.
+
+    Args:
+        device: Where attention is computed.
+        dtype: Of queries, keys and values.
+        constant_shapes: Whether L stays the same from call to call. Where it does not, ``sdpa``
+            stands in for ``flex``, which is compiled for shapes and masks ``(L, L)`` first.
     """
     if device.type != "cuda":
         return "sdpa"
@@ -36,7 +44,7 @@ def choose_backend(device: torch.device, dtype: torch.dtype) -> Backend:
         0,
     ):
         return "varlen"
-    return "flex"
+    return "flex" if constant_shapes else "sdpa"
 
 
 class DocumentAttention:
@@ -48,6 +56,7 @@ class DocumentAttention:
         max_length: Upper bound of a document's length, in tokens; constant for static shapes.
         backend: One of `Backend`, or None for `choose_backend`.
         document_ids: ``(L,)`` int document of each token; needed by ``flex`` only.
+        constant_shapes: As for `choose_backend`.
     """
 
     def __init__(
@@ -58,8 +67,11 @@ class DocumentAttention:
         dtype: torch.dtype,
         backend: Backend | None = None,
         document_ids: Tensor | None = None,
+        constant_shapes: bool = True,
     ) -> None:
-        self.backend = backend or choose_backend(cu_seqlens.device, dtype)
+        self.backend = backend or choose_backend(
+            cu_seqlens.device, dtype, constant_shapes=constant_shapes
+        )
         self.cu_seqlens = cu_seqlens
         self.max_length = max_length
         if self.backend == "sdpa":
@@ -93,6 +105,11 @@ class DocumentAttention:
         # Split, not sliced: the gradient of a slice is a zero tensor of the whole length.
         documents = zip(*(x.split(self.lengths, dim=2) for x in (q, k, v)), strict=True)
         grouped = q.shape[1] != k.shape[1]
+        if grouped and q.is_cuda:
+            # In fp32 the kernel that keeps no (L, L) scores may want as many key heads as heads.
+            group = q.shape[1] // k.shape[1]
+            k, v = (x[:, :, None].expand(-1, -1, group, -1, -1).flatten(1, 2) for x in (k, v))
+            grouped = False
         parts = [
             F.scaled_dot_product_attention(
                 q1, k1, v1, attn_mask=mask, is_causal=mask is None, enable_gqa=grouped

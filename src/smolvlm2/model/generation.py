@@ -5,6 +5,7 @@ G query heads of a key head, S positions held for a row, V vocabulary, T tiles.
 """
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -100,8 +101,24 @@ def generate(
             kept = torch.tensor(going, device=model.device)
             alive, tokens_B = [alive[index] for index in going], tokens_B[kept]
             cache.keep(kept)
-        hidden_BD = decode(tokens_B)
+        with _decode_kernels(model.device):
+            hidden_BD = decode(tokens_B)
     return answers
+
+
+def _decode_kernels(device: torch.device) -> AbstractContextManager[object]:
+    """Attention of one token a row by kernels that need no plan for each number of keys.
+
+    cuDNN, which torch prefers on Hopper, builds a graph for every new shape, some 30 ms of the
+    host's time; here the number of keys is new at every step.
+    """
+    if device.type != "cuda":
+        return nullcontext()
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    return sdpa_kernel(
+        [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+    )
 
 
 def _room(model: "SmolVLM", packed: PackedBatch) -> int:
@@ -165,7 +182,9 @@ def _prefill(model: "SmolVLM", packed: PackedBatch, x_LD: Tensor, cache: KeyValu
         packed.cu_seqlens,
         max_length=packed.max_length,
         dtype=model.dtype,
+        backend=model.attention_backend,
         document_ids=packed.document_ids,
+        constant_shapes=False,
     )
     hidden_LD = model.text_decoder(x_LD, packed.positions, cache.prefill(attention))
     return hidden_LD[packed.cu_seqlens[1:].long() - 1]

@@ -25,7 +25,7 @@ def empty_model(
 def random_model(
     config: SmolVLMConfig, *, seed: int, dtype: torch.dtype, device: str | torch.device
 ) -> SmolVLM:
-    """A model whose weights are a function of ``config`` and ``seed`` alone."""
+    """A model whose weights are a function of ``config``, ``seed`` and the kind of device."""
     model = empty_model(config, dtype=dtype, device=device)
     generator = torch.Generator(device=device).manual_seed(seed)
     with torch.no_grad():

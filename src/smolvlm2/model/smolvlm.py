@@ -137,6 +137,7 @@ class SmolVLM(nn.Module):
             dtype=self.dtype,
             backend=self.attention_backend,
             document_ids=packed.document_ids,
+            constant_shapes=False,
         )
         hidden_LD = self.hidden_states(packed.input_ids, packed.positions, attention, tiles, slots)
         targets = (None, None, None)
@@ -221,7 +222,10 @@ class SmolVLM(nn.Module):
         dtype: torch.dtype = torch.float32,
         device: str | torch.device = "cpu",
     ) -> "SmolVLM":
-        """A model with random weights from its own generator; no global random state is touched."""
+        """A model with random weights from its own generator; no global random state is touched.
+
+        A GPU's generator draws others than a CPU's.
+        """
         from smolvlm2.model.initialisation import random_model
 
         return random_model(config, seed=seed, dtype=dtype, device=device)

@@ -92,7 +92,7 @@ class Checkups:
         weights = gather_weights(self.updater.model, world, everywhere=True)
         assert weights is not None
         policy = precision_policy(world.device, bf16=self.recipe.training.bf16)
-        # As it computes in training: in fp32 CUDA would take other attention, compiled on the spot.
+        # As it computes in training: in fp32 CUDA would take other attention.
         dtype = policy.param_dtype or torch.float32
 
         def ask() -> dict[str, Any]:
