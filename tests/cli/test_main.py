@@ -114,6 +114,12 @@ def test_auto_leaves_the_number_of_the_gpu_to_the_launcher(monkeypatch):
         choose_device("cuda:2")
 
 
+def test_auto_does_not_take_a_device_that_nobody_compared(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert (choose_device("auto"), choose_device("mps")) == ("cpu", "mps")
+
+
 def test_demo_data_prints_what_it_wrote(run, tmp_path, monkeypatch):
     from smolvlm2.data import demo_digits
 

@@ -46,6 +46,9 @@ def load_checkpoint(
 def choose_device(name: str) -> str:
     """``auto`` resolved, anything else checked against this machine.
 
+    ``auto`` takes CUDA where there is some, else the CPU. mps has to be named: its answers were
+    never compared with the CPU's, and torch's attention there has had faults without a word.
+
     Raises:
         ConfigError: No such device here.
     """
@@ -53,7 +56,7 @@ def choose_device(name: str) -> str:
 
     here = ["cpu"]
     if torch.backends.mps.is_available():
-        here.insert(0, "mps")
+        here.append("mps")
     if torch.cuda.is_available():
         # Without a number first: a launcher's processes each put their own behind it.
         here = ["cuda", *(f"cuda:{i}" for i in range(torch.cuda.device_count())), *here]

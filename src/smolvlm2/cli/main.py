@@ -29,7 +29,7 @@ app.add_typer(recipes_app, name="recipes")
 app.add_typer(data_commands.commands)
 app.add_typer(data_commands.data_app, name="data")
 
-Device = Annotated[str, typer.Option(help="cpu, cuda, mps, or auto for the best one here.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, mps, or auto: cuda where it is, else cpu.")]
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 Dtype = Annotated[Precision, typer.Option(help="Number type of the weights; auto is as saved.")]
 
