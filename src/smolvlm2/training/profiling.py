@@ -83,7 +83,8 @@ class StepProfiler:
             activities.append(ProfilerActivity.CUDA)
             torch.cuda.memory._record_memory_history(max_entries=MEMORY_EVENTS)
         self._first = step
-        self._profile = profile(activities=activities, record_shapes=True)
+        # Events are kept from step to step, which torch < 2.13 warns of unless it is asked for.
+        self._profile = profile(activities=activities, record_shapes=True, acc_events=True)
         self._profile.start()
 
     def _write(self) -> None:
