@@ -66,3 +66,10 @@ def test_the_flag_takes_a_setting_behind_it_for_what_it_is(capsys):
     with pytest.raises(SystemExit):
         parse_arguments("vision", ["--dry-run=all"])
     assert "'all' is unknown; expected step" in capsys.readouterr().err
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1200)
+def test_the_256m_takes_a_step_of_each_phase(capsys):
+    run_stage("vision", ["--model-size", "256m", "--dry-run=step", "--device", "cpu"])
+    assert [row[1] for row in rows(capsys.readouterr().out)[-2:]] == ["0-9999", "10000-49999"]
