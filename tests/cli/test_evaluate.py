@@ -179,3 +179,15 @@ def test_each_process_of_a_launcher_takes_its_own_gpu(monkeypatch, device, rank,
     monkeypatch.setattr(checkpoint, "load_checkpoint", load)
     command._Backends("run", Options(device=device))
     assert found == [expected]
+
+
+@pytest.mark.parametrize(("cores", "here", "expected"), [(2, 1, 2), (64, 8, 8), (64, 1, 16)])
+def test_a_process_decodes_with_its_share_of_the_cores(monkeypatch, cores, here, expected):
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: range(cores), raising=False)
+    assert command.decode_threads({"LOCAL_WORLD_SIZE": str(here)}) == expected
+
+
+def test_cores_are_counted_where_affinity_is_unknown(monkeypatch):
+    monkeypatch.delattr("os.sched_getaffinity", raising=False)
+    monkeypatch.setattr("os.cpu_count", lambda: 10)
+    assert command.decode_threads({}) == 10

@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -38,8 +38,8 @@ class EvaluationOptions:
     """Only so many questions of each benchmark."""
     batch_size: int = 16
     """Questions answered together."""
-    workers: int = 2
-    """Threads that decode ahead."""
+    workers: int | None = None
+    """Threads that decode ahead; None: as `decode_threads` has it."""
     max_frames: int | None = None
     """Frames of a clip; None: the checkpoint's."""
     longest_edge: int | None = None
@@ -54,6 +54,17 @@ class EvaluationOptions:
     """A torch device, or ``auto``."""
     dtype: str = "auto"
     """A torch dtype's name, or ``auto``."""
+
+
+def decode_threads(environment: Mapping[str, str]) -> int:
+    """This process's share of the machine's cores, from 2 to 16.
+
+    Args:
+        environment: Of the process; says how many a launcher has started here.
+    """
+    affinity = getattr(os, "sched_getaffinity", None)  # not on a Mac
+    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+    return min(16, max(2, cores // int(environment.get("LOCAL_WORLD_SIZE", "1"))))
 
 
 def evaluate_checkpoint(
@@ -108,7 +119,7 @@ def evaluate_checkpoint(
                     style=options.style,
                     blank_images=blank,
                     batch_size=options.batch_size,
-                    workers=options.workers,
+                    workers=options.workers or decode_threads(os.environ),
                     limit=options.limit,
                     answers_path=answers,
                     progress=_progress(benchmark.name, ranks),

@@ -178,7 +178,10 @@ def evaluate(
         typer.Option(min=1, help="Only so many questions of each."),
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Questions answered together.")] = 16,
-    workers: Annotated[int, typer.Option(min=1, help="Threads that decode ahead.")] = 2,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, help="Threads that decode ahead; default: by the cores, 2 to 16."),
+    ] = None,
     max_frames: Annotated[
         int | None, typer.Option(min=1, help="Frames of a clip, instead of the checkpoint's.")
     ] = None,
