@@ -8,6 +8,9 @@ line catches ``SmolVLMError`` once, prints the message and exits with status 2.
 class SmolVLMError(Exception):
     """Base of all errors whose message is meant for the user."""
 
+    shared = False
+    """Whether all processes raise it, so that one of them says it."""
+
 
 class ConfigError(SmolVLMError, ValueError):
     """A recipe or an option is wrong: unknown key, wrong type, contradicting values."""

@@ -318,7 +318,7 @@ def _said_once_a_machine(launch: Launch) -> Iterator[None]:
     try:
         yield
     except SmolVLMError as error:
-        error.shared = launch.local_rank > 0  # type: ignore[attr-defined]
+        error.shared = launch.local_rank > 0
         raise
 
 
@@ -356,6 +356,6 @@ def exit_on_error(command: Callable[[], None]) -> None:
     except SmolVLMError as error:
         # What all ranks found out together, one of them says.
         rank = os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))
-        if not getattr(error, "shared", False) or rank == "0":
+        if not error.shared or rank == "0":
             print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

@@ -206,7 +206,7 @@ class World:
 
 def shared(error: SmolVLMError) -> SmolVLMError:
     """Mark an error that all ranks raise: only rank 0 prints it."""
-    error.shared = True  # type: ignore[attr-defined]
+    error.shared = True
     return error
 
 
