@@ -8,7 +8,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import FSDPModule
 from torch.optim import Optimizer
 
 from smolvlm2.loading.micro_batch import MicroBatch
@@ -25,6 +24,7 @@ from smolvlm2.training.optimizer import (
     hand_over_gradients,
     local_shards,
 )
+from smolvlm2.training.parallelize import begin_pack
 from smolvlm2.training.randomness import PackRandomness
 from smolvlm2.training.step_clock import StepClock
 
@@ -80,10 +80,8 @@ class Updater:
         """
         results = []
         for place, pack in enumerate(batch.packs):
-            if self.mesh is not None and "replicate" in (self.mesh.mesh_dim_names or ()):
-                assert isinstance(self.model, FSDPModule)
-                # Copies exchange gradients once a step, not once a pack.
-                self.model.set_requires_all_reduce(place == len(batch.packs) - 1)
+            if self.mesh is not None:
+                begin_pack(self.model, self.mesh, last=place == len(batch.packs) - 1)
             self.randomness.begin(numbers[place], pack)
             results.append(self._backward(pack, divisor, at))
             if place:
