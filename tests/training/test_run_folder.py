@@ -53,7 +53,7 @@ def test_another_recipe_is_refused_with_the_difference(run_copy, make_recipe):
 def test_other_data_are_refused_with_both_ways_out(run_copy, make_recipe):
     many = ", ".join(f"{{source: s{number}}}" for number in range(107))
     recipe = make_recipe(f"data.mixture.entries=[{{source: text_digits, weight: 1}}, {many}]")
-    with pytest.raises(ResumeError, match=r"with these from here on \(--resume --replan: a") as told:
+    with pytest.raises(ResumeError, match=r"these from here on \(--resume --replan: a") as told:
         RunFolder(run_copy).check(recipe, restart=False)
     message = str(told.value)
     assert "4 in all, among them {'source': 'cauldron_digits', 'weight': 1.0" in message

@@ -66,6 +66,7 @@ def read_steps(
     packs: list[list[list[int]]] = []
     samples = []
     names = ("tiles", "tokens")
+    by_source: dict[str, NDArray]
     by_source = {name: np.zeros(len(plan.tables), np.int64) for name in ("samples", *names)}
     by_source["loss"], loss = np.zeros(len(plan.tables)), np.zeros(len(MODALITIES))
     while len(packs) < count and (plan.windows is None or position.window < plan.windows):
