@@ -3,6 +3,8 @@
 Tolerance 1e-4 in fp32: both sides sum in another order; the observed difference is about 1e-6.
 """
 
+import logging
+
 import pytest
 import torch
 from torch.utils._pytree import tree_leaves
@@ -192,6 +194,17 @@ def test_a_pack_without_images_keeps_the_encoder_on_the_gradients_path(make_mode
     for name, parameter in model.vision_encoder.named_parameters():
         assert parameter.grad is not None, name
         assert not parameter.grad.any(), name
+
+
+def test_the_choice_of_attention_is_logged_once(make_model, caplog):
+    from smolvlm2.model import attention
+
+    attention._say_once.cache_clear()
+    caplog.set_level(logging.INFO)
+    for _ in range(2):
+        make_model()(torch.tensor([[1, 2, 3]]))
+    said = [message for message in caplog.messages if message.startswith("attention: ")]
+    assert said == ["attention: sdpa (cpu, float32)"]
 
 
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
