@@ -305,7 +305,7 @@ def test_a_full_disk_says_how_to_go_on(raw, prepare, png, cauldron_row, write_ro
         raise OSError(28, os.strerror(28))
 
     monkeypatch.setattr("smolvlm2.data.shards.ShardWriter._append", full)
-    with pytest.raises(DataError, match=r"disk is full; free some space \(--consume"):
+    with pytest.raises(DataError, match=r"disk or a quota is full .*; free some space \(--consume"):
         prepare(PAGES)
 
 

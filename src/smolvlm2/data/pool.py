@@ -4,9 +4,12 @@ import multiprocessing
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
 import pyarrow as pa
+
+from smolvlm2.errors import DataError
 
 Report = Callable[[str, int, int], None]
 """Called with what is being done, how many are done, and of how many."""
@@ -32,6 +35,9 @@ def run_tasks(
 
     Returns:
         Results in the order of the tasks.
+
+    Raises:
+        DataError: A worker process was killed.
     """
     results: list[Any] = [None] * len(tasks)
 
@@ -52,6 +58,13 @@ def run_tasks(
         try:
             for count, future in enumerate(as_completed(numbers), start=1):
                 finished(numbers[future], future.result(), count)
+        except BrokenProcessPool as error:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise DataError(
+                f"{what}: a worker process was killed, most likely because memory ran out (see "
+                "dmesg) or a decoder crashed; run the same command again with fewer --workers, it "
+                "goes on where it stopped"
+            ) from error
         except BaseException:
             # What has not begun need not: the error is to be seen now.
             pool.shutdown(wait=False, cancel_futures=True)
