@@ -37,7 +37,7 @@ from smolvlm2.data.workplace import Workplace
 from smolvlm2.errors import DataError
 from smolvlm2.processing.tokenizer import Tokenizer
 
-VERSION = 2
+VERSION = 3
 """Raised whenever the same inputs would give another manifest."""
 
 
