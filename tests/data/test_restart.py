@@ -166,6 +166,20 @@ def test_a_run_that_comes_second_to_the_end_takes_the_firsts_result(
     assert [path.name for path in out.parent.iterdir()] == ["clips"]
 
 
+def test_a_run_with_other_settings_at_once_is_named(clips, out, tokenizer, monkeypatch):
+    plain, frames = prepare_module.map_input, PrepareSettings(frames=FrameSettings())
+
+    def before_another(place, item, stamp):
+        account = plain(place, item, stamp)
+        if item.kind == "rows" and place.frames is None:
+            map_share(CLIPS, clips, out, (0, 1), frames)
+        return account
+
+    monkeypatch.setattr(prepare_module, "map_input", before_another)
+    with pytest.raises(DataError, match="replaced meanwhile; is the source also being prepared"):
+        prepare_source(CLIPS, clips, out, tokenizer)
+
+
 def test_shards_are_moved_where_a_file_has_but_one_name(
     clips, out, tokenizer, monkeypatch, tree_bytes
 ):

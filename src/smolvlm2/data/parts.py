@@ -226,7 +226,7 @@ class _RowMapper:
                 if path != plain_text(path):
                     raise LeftOutError("missing_media", f"{path!r} can be no file's name")
                 if not is_safe_path(path):
-                    detail = f"{path!r} is absolute or has '..'; expected a path below the data set"
+                    detail = f"{path!r} is absolute or has '..' or '\\'; expected a relative path"
                     raise LeftOutError("unsafe_path", detail)
             if not medium.paths:
                 raise LeftOutError("missing_media", f"the row names no file of its {medium.kind}")

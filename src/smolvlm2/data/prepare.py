@@ -292,7 +292,10 @@ class _Job:
     def _finished_account(self, item: Input) -> Account:
         account = self.account(item)
         if account is None:
-            raise FileNotFoundError(f"the part of {item.name} is gone from {self.place.parts}")
+            raise DataError(
+                f"{self.place.parts}: the part of {item.name} was removed or replaced meanwhile; "
+                "is the source also being prepared with other settings? Run one of them at a time"
+            )
         return account
 
     def _check_columns(self, accounts: list[tuple[Input, Account]]) -> None:
@@ -325,7 +328,7 @@ class _Job:
         with explained(self.place.folder):
             try:
                 yield
-            except (OSError, sqlite3.OperationalError):
+            except (OSError, DataError, sqlite3.OperationalError):
                 # Another run on the same source may have put it in place in the meantime.
                 if not self.is_finished():
                     raise

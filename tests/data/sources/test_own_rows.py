@@ -104,6 +104,19 @@ def test_parquet_rows_hold_their_images():
         record({"messages": messages}, "0.parquet", PARQUET)
 
 
+@pytest.mark.parametrize("fields", [{"image": b"bytes"}, {"images": [{"bytes": b"bytes"}]}])
+def test_images_in_parquet_may_be_plain_bytes(fields):
+    row = {"messages": [{"role": "user", "content": "What?"}, ANSWER], **fields}
+    assert [medium.data for medium in record(row, adapter=PARQUET).media] == [b"bytes"]
+
+
+def test_a_folder_named_like_a_parquet_file_is_looked_into(tmp_path):
+    (tmp_path / "rows.parquet").mkdir()
+    part = tmp_path / "rows.parquet" / "part-0.parquet"
+    part.touch()
+    assert PARQUET.record_files(tmp_path) == [part]
+
+
 def test_a_folder_of_own_rows_becomes_a_source(tmp_path, tokenizer, png):
     folder = tmp_path / "raw" / "mine"
     (folder / "pictures").mkdir(parents=True)

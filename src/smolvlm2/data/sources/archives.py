@@ -236,7 +236,7 @@ def _guarded(pieces: Iterator[bytes]) -> Iterator[bytes]:
 def _refusal(name: str, is_plain: bool, size: int) -> LeftOutError | None:
     """Why a member is refused on sight of its header."""
     if not is_plain or not is_safe_path(name):
-        found = "an absolute path or one with '..'" if is_plain else "a link or device"
+        found = "an absolute path or has '..' or '\\'" if is_plain else "a link or device"
         detail = f"member {name!r} is {found}; expected a plain file"
         return LeftOutError("unsafe_path", detail)
     if size > MAX_MEMBER_BYTES:

@@ -134,11 +134,13 @@ def in_marked_order(media: list[RawMedium], turns: list[tuple[Any, Any]]) -> lis
 
 
 def embedded_image(image: Any) -> RawMedium:
-    """Bytes of an ``Image`` column's value.
+    """Bytes of an ``Image`` column's value, or of a column of bytes.
 
     Raises:
         LeftOutError: The value has no bytes: only a path on the publisher's disk.
     """
+    if isinstance(image, bytes) and image:
+        return RawMedium(kind="image", data=image)
     if not isinstance(image, dict) or not image.get("bytes"):
         path = image.get("path") if isinstance(image, dict) else None
         raise LeftOutError("missing_media", f"image without bytes (path {path!r})")

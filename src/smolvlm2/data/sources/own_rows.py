@@ -75,7 +75,7 @@ class OwnParquet(Adapter):
 
     def record_files(self, raw: Path) -> list[Path]:
         """Every parquet file, by name."""
-        return visible(raw, raw.rglob("*.parquet"))
+        return visible(raw, (path for path in raw.rglob("*.parquet") if path.is_file()))
 
     def archives(self, raw: Path) -> list[Path]:
         """None: images are in the rows."""
