@@ -2,6 +2,10 @@
 
 import os
 import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +15,11 @@ from smolvlm2.errors import DataError
 
 def doubled(number):
     return 2 * number
+
+
+def hanging(number):
+    print("begun", flush=True)
+    threading.Event().wait()
 
 
 def killed(number):
@@ -29,3 +38,26 @@ def test_results_come_in_the_order_of_the_tasks(workers):
 def test_a_worker_that_is_killed_is_explained():
     with pytest.raises(DataError, match=r"inputs: a worker process was killed.*fewer --workers"):
         run_tasks(killed, [(n,) for n in range(3)], 2, "inputs", lambda *_: None)
+
+
+HANGING = """
+from smolvlm2.data.pool import run_tasks
+from tests.data.test_pool import hanging
+if __name__ == "__main__":
+    run_tasks(hanging, [(n,) for n in range(9)], 2, "x", print)
+"""
+
+
+def test_workers_end_with_a_run_that_is_killed(tmp_path):
+    (tmp_path / "hanging.py").write_text(HANGING)
+    roots = os.pathsep.join([str(Path(__file__).parents[2]), *sys.path])
+    run = subprocess.Popen(
+        [sys.executable, str(tmp_path / "hanging.py")],
+        stdout=subprocess.PIPE,
+        env=os.environ | {"PYTHONPATH": roots},
+    )
+    assert run.stdout is not None
+    assert run.stdout.readline() == b"begun\n"
+    run.kill()
+    # The workers hold the same pipe: it ends with the last of them.
+    run.communicate(timeout=120)
