@@ -191,7 +191,11 @@ class _RowMapper:
         messages, order, where = build_messages(
             record.turns,
             media_kinds=[medium.kind for medium in record.media],
-            placeholders=self._place.adapter.placeholders,
+            placeholders=(
+                self._place.adapter.placeholders
+                if record.placeholders is None
+                else record.placeholders
+            ),
             swap_roles=record.swap_roles,
             repairs=repairs,
         )

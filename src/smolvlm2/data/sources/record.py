@@ -48,6 +48,8 @@ class Record:
     """Config or part that a mixture can name."""
     flags: int = 0
     """Bits of ``geometry.FLAGS``."""
+    placeholders: tuple[str, ...] | None = None
+    """What marks a medium's place in this sample; None: what the adapter says."""
     swap_roles: bool = False
     """The publisher has the two roles the wrong way round."""
 
