@@ -124,6 +124,23 @@ def test_generation_ends_at_the_context_length(make_model, make_batch):
     assert len(answer[0]) == 24 - batch["input_ids"].shape[1]
 
 
+def test_a_long_prompt_does_not_shorten_its_neighbours_answers(make_model, make_batch):
+    model = make_model(max_position_embeddings=32)
+    batch = make_batch(model.config)
+    together = model.generate(**batch, max_new_tokens=30, stop_token_ids=[])
+    lengths = batch["attention_mask"].sum(dim=1).tolist()
+    assert len(set(lengths)) > 1
+    assert [len(row) for row in together] == [32 - length for length in lengths]
+    short = lengths.index(min(lengths))
+    keep = batch["attention_mask"][short].bool()
+    ids, pixels = batch["input_ids"][short][keep][None], batch["pixel_values"][short]
+    shown = {"pixel_values": pixels[pixels.flatten(1).any(dim=1)]}
+    if not bool((ids == model.config.image_token_id).any()):
+        shown = {}
+    alone = model.generate(ids, **shown, max_new_tokens=30, stop_token_ids=[])
+    assert together[short] == alone[0]
+
+
 def test_a_prompt_longer_than_the_context_is_rejected(make_model, make_batch):
     model = make_model(max_position_embeddings=12)
     with pytest.raises(PromptError, match="prompt has 19 tokens and the model's context is 12"):

@@ -75,7 +75,9 @@ def generate(
         for value in (attention_mask, pixel_values, tile_index)
     )
     packed = PackedBatch.from_padded(input_ids, attention_mask)
-    room = min(max_new_tokens, _room(model, packed))
+    # Each row its own: what it is batched with must not shorten an answer.
+    rooms = [min(max_new_tokens, left) for left in _rooms(model, packed)]
+    room = max(rooms)
     embedded_LD = _embed(model, packed, input_ids, pixel_values, tile_index)
     cache = _new_cache(model, packed, room)
     hidden_BD = _prefill(model, packed, embedded_LD, cache)
@@ -94,8 +96,9 @@ def generate(
         for index, (row, token) in enumerate(zip(alive, tokens_B.tolist(), strict=True)):
             if token not in stops:
                 answers[row].append(token)
-                going.append(index)
-        if not going or step == room - 1:
+                if step + 1 < rooms[row]:
+                    going.append(index)
+        if not going:
             break
         if len(going) < len(alive):
             kept = torch.tensor(going, device=model.device)
@@ -121,15 +124,15 @@ def _decode_kernels(device: torch.device) -> AbstractContextManager[object]:
     )
 
 
-def _room(model: "SmolVLM", packed: PackedBatch) -> int:
-    """Tokens that the context has left beside the longest prompt."""
+def _rooms(model: "SmolVLM", packed: PackedBatch) -> list[int]:
+    """Tokens that the context has left beside each prompt."""
     context = model.config.text.max_position_embeddings
     if packed.max_length >= context:
         raise PromptError(
             f"the longest prompt has {packed.max_length} tokens and the model's context is "
             f"{context}; shorten the text or use fewer tiles or frames"
         )
-    return context - packed.max_length
+    return [context - length for length in packed.cu_seqlens.diff().tolist()]
 
 
 def _embed(
