@@ -16,7 +16,7 @@ FACTS = {
         "fetched": "DocVQA/validation-00000-of-00006.parquet",
         "score": ("anls/lmms-eval", None, "none"),
         "columns": ("question", "answers", "image"),
-        "groups": (set(), "{docId}"),
+        "groups": ({}, "{docId}"),
         "native": SHORT,
         "tokens": (32, {"vlmevalkit": 2048}),
     },
@@ -27,7 +27,7 @@ FACTS = {
         "fetched": "data/validation-00000-of-00003.parquet",
         "score": ("vqa_accuracy/lmms-eval", None, "none"),
         "columns": ("question", "answers", "image"),
-        "groups": (set(), "{image_id}"),
+        "groups": ({}, "{image_id}"),
         "native": SHORT,
         "tokens": (32, {"lmms": 4096, "vlmevalkit": 2048}),
     },
@@ -38,7 +38,7 @@ FACTS = {
         "fetched": "data/test-00000-of-00001.parquet",
         "score": ("relaxed_accuracy/lmms-eval", None, "none"),
         "columns": ("question", "answer", "image"),
-        "groups": ({"split"}, None),
+        "groups": ({"split": "{type}"}, None),
         "native": "{question}\nAnswer the question with a single word.",
         "tokens": (16, {"vlmevalkit": 2048}),
     },
@@ -50,8 +50,14 @@ FACTS = {
         "score": ("choice/lmms-eval", None, "choices"),
         "columns": ("question", "answer", None),
         "groups": (
-            {"duration", "domain", "sub_category", "task"}
-            | {"duration and domain", "duration and task"},
+            {
+                "duration": "{duration}",
+                "domain": "{domain}",
+                "sub_category": "{sub_category}",
+                "task": "{task_type}",
+                "duration and domain": "{duration} {domain}",
+                "duration and task": "{duration} {task_type}",
+            },
             "{videoID}",
         ),
         "native": LETTER,
@@ -64,7 +70,7 @@ FACTS = {
         "fetched": "video_part_1.zip",
         "score": ("choice/lmms-eval", "task", "choices"),
         "columns": ("question", "answer", None),
-        "groups": ({"task"}, "{video_name}"),
+        "groups": ({"task": "{task_type}"}, "{video_name}"),
         "native": LETTER,
         "tokens": (16, {"vlmevalkit": 2048}),
     },
@@ -75,7 +81,7 @@ FACTS = {
         "fetched": "video/star.zip",
         "score": ("choice/lmms-eval", "task", "choices"),
         "columns": ("question", "answer", None),
-        "groups": ({"task"}, "{file}/{video}"),
+        "groups": ({"task": "{file}"}, "{file}/{video}"),
         "native": LETTER,
         "tokens": (16, {"vlmevalkit": 2048}),
     },
@@ -118,7 +124,8 @@ def test_a_published_benchmark_is_the_published_one(name):
     assert any(fnmatch(facts["asked"], pattern) for pattern in benchmark.hub[0].patterns)
     assert (benchmark.rule, benchmark.macro_over, benchmark.chance) == facts["score"]
     assert (layout.question, layout.answer, layout.image) == facts["columns"]
-    assert (set(layout.groups), layout.cluster) == facts["groups"]
+    groups = {name: " ".join(templates) for name, templates in layout.groups.items()}
+    assert (groups, layout.cluster) == facts["groups"]
     assert benchmark.prompts["native"].text == facts["native"]
     tokens, others = facts["tokens"]
     assert benchmark.max_new_tokens == tokens

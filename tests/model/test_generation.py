@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from smolvlm2.errors import PromptError
+from smolvlm2.model.generation import _choose
 
 
 def expected_tokens(theirs, batch, **options):
@@ -107,14 +108,19 @@ def test_a_small_top_p_is_greedy(make_model, make_batch):
 
 
 def test_sampled_tokens_follow_the_probabilities():
-    from smolvlm2.model.generation import _choose
-
     logits = torch.tensor([0.5, 0.3, 0.2]).log().expand(4000, 3)
     draw = torch.rand(4000, generator=torch.Generator().manual_seed(0))
     counts = _choose(logits, draw, 1.0, 1.0).bincount(minlength=3) / 4000
     assert counts.tolist() == pytest.approx([0.5, 0.3, 0.2], abs=0.03)
     counts = _choose(logits, draw, 1.0, 0.7).bincount(minlength=3) / 4000
     assert counts.tolist() == pytest.approx([0.625, 0.375, 0], abs=0.03)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1e-45, 1e-38, 1e-30, 1e-4])
+def test_the_coldest_temperatures_take_the_likeliest_token(temperature):
+    logits = torch.randn(50, 9, generator=torch.Generator().manual_seed(0)) * 5
+    found = _choose(logits, torch.rand(50), temperature, 1.0)
+    assert torch.equal(found, logits.argmax(dim=-1))
 
 
 def test_generation_ends_at_the_context_length(make_model, make_batch):

@@ -20,6 +20,8 @@ from smolvlm2.model.text_decoder import rotary_angles, rotate
 if TYPE_CHECKING:
     from smolvlm2.model.smolvlm import SmolVLM
 
+COLDEST = 1e-6
+"""Temperature below which the likeliest token is taken: logits divided by less overflow."""
 TILE_CHUNK = 64
 """Tiles encoded at one time: bounds the memory of long clips."""
 
@@ -269,7 +271,7 @@ class _ModuleDecoder:
 
 def _choose(logits_BV: Tensor, draw_B: Tensor, temperature: float, top_p: float) -> Tensor:
     """One token a row: the likeliest, or by inverse transform of ``draw_B`` in [0, 1)."""
-    if temperature == 0:
+    if temperature < COLDEST:
         return logits_BV.argmax(dim=-1)
     probabilities = (logits_BV.float() / temperature).softmax(dim=-1)
     ordered, ids = probabilities.sort(dim=-1, descending=True, stable=True)
