@@ -125,6 +125,13 @@ def test_two_evaluations_are_compared(mine, tmp_path, checkpoint):
     assert done.exit_code == 0
     assert f"A: {checkpoint}" in done.output
     assert "| Mine | 0.0 | 0.0 | +0.0 |" in done.output
+    assert "only" not in done.output
+    text = (tmp_path / "mine.yaml").read_text().replace("name: mine", "name: other")
+    (tmp_path / "other.yaml").write_text(text)
+    both = [str(mine), str(tmp_path / "other.yaml")]
+    command.evaluate_checkpoint(checkpoint, both, tmp_path, output=tmp_path / "b.json")
+    compared = command.compare_files(tmp_path / "a.json", tmp_path / "b.json")
+    assert compared.endswith("\n- other: in B only, not compared\n")
     with pytest.raises(DataError, match="not a result of `smolvlm2 evaluate`"):
         command.compare_files(tmp_path / "a.json", tmp_path)
     (tmp_path / "c.json").write_text("{}")

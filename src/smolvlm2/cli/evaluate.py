@@ -153,7 +153,17 @@ def compare_files(a: Path, b: Path) -> str:
     """
     name_a, first = read_results(a)
     name_b, second = read_results(b)
-    return f"A: {name_a}\nB: {name_b}\n\n{comparison_table(compare_all(first, second))}"
+    table = comparison_table(compare_all(first, second))
+    alone = [f"- {name}: in {side} only, not compared" for side, name in _alone(first, second)]
+    return "\n".join([f"A: {name_a}", f"B: {name_b}", "", table.rstrip("\n"), *alone]) + "\n"
+
+
+def _alone(
+    first: Mapping[str, BenchmarkResult], second: Mapping[str, BenchmarkResult]
+) -> list[tuple[str, str]]:
+    """Benchmarks that one file has and the other has not, and which."""
+    pairs = (("A", first, second), ("B", second, first))
+    return [(side, name) for side, mine, other in pairs for name in mine if name not in other]
 
 
 def summary_line(result: BenchmarkResult) -> str:
