@@ -44,6 +44,18 @@ def test_the_recipes_settings_can_be_changed(recipe_file):
     assert "sources end        after " in text
 
 
+@pytest.mark.parametrize("kind", ["token", "sample", "sqrt"])
+def test_shares_of_the_loss_follow_its_weights(recipe_file, kind):
+    text = describe_plan([str(recipe_file()), f"loss.weight={kind}"])
+    sections = {part.split("\n")[0]: part.split("\n") for part in text.split("\n\n")}
+    sources = [line.split() for line in sections["# sources, over 100 steps"][2:]]
+    modalities = [line.split() for line in sections["# modalities"][2:]]
+    for lines, samples, loss in ((sources, 3, 6), (modalities, 1, 2)):
+        assert len(lines) == 4
+        assert all(line[samples] == line[loss] for line in lines) is (kind == "sample")
+        assert sum(float(line[loss].rstrip("%")) for line in lines) == pytest.approx(100, abs=0.1)
+
+
 def test_capacities_are_suggested_for_a_memory(recipe_file):
     text = describe_plan([str(recipe_file())], gpu_memory=4)
     assert "# capacities for 4 GiB" in text

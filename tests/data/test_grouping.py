@@ -138,3 +138,14 @@ def test_rows_without_media_stay_alone(prepared_root, tokenizer):
     rows, offsets = group_rows(manifest, 4)
     assert rows.tolist() == list(range(len(manifest)))
     assert len(offsets) == len(manifest) + 1
+
+
+def test_a_sample_is_found_by_its_id_and_by_those_of_its_rows(repeated, grouped):
+    sizes = [len(grouped.members(row)) for row in range(len(grouped))]
+    assert max(sizes) == ASKED  # and rows are not where the source has them
+    for row in range(len(grouped)):
+        assert grouped.find(grouped.sample_id(row)) == row
+        for member in grouped.members(row):
+            assert grouped.find(repeated.sample_id(member)) == row
+    assert grouped.find("nowhere") is None
+    assert grouped.find("nowhere+2") is None

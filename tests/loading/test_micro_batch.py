@@ -15,6 +15,7 @@ from smolvlm2.loading.micro_batch import (
     PackSample,
     PackShape,
     assemble,
+    sample_weights,
 )
 from smolvlm2.plan.packs import Capacity
 from smolvlm2.plan.plan import Position
@@ -125,6 +126,8 @@ def test_the_first_token_of_a_document_is_never_a_target():
 def test_loss_weights_follow_the_recipe(kind, weights):
     pack = lay([sample(0, 10, 1, [6, 7, 8, 9]), sample(1, 6, 0, [5])], kind)
     np.testing.assert_allclose(pack.loss_weights[pack.loss_weights > 0], weights, rtol=1e-6)
+    assert sample_weights(kind, np.array([4, 1])).sum() == pytest.approx(sum(weights))
+    assert sample_weights(kind, np.array([0])) == 0
 
 
 def test_more_targets_than_a_chunk_make_another_chunk():

@@ -162,6 +162,13 @@ def test_an_interrupted_save_leaves_the_old_checkpoint(make_model, tmp_path, mon
     assert torch.equal(loaded.lm_head.weight, model.lm_head.weight)
 
 
+def test_who_may_read_the_folder_may_read_the_weights(make_model, tmp_path):
+    (tmp_path / "other").touch()
+    make_model().save_pretrained(tmp_path)
+    modes = {path.stat().st_mode for path in tmp_path.iterdir() if path.is_file()}
+    assert len(modes) == 1
+
+
 def test_generation_config_names_the_stop_token(make_model, tmp_path):
     make_model().save_pretrained(tmp_path)
     written = json.loads((tmp_path / "generation_config.json").read_text())

@@ -3,11 +3,12 @@
 Tolerance 1e-4 in fp32: both sides sum in another order; the observed difference is about 1e-6.
 """
 
+import logging
+
 import pytest
 import torch
 from torch.utils._pytree import tree_leaves
 
-from smolvlm2.errors import PromptError
 from smolvlm2.model.initialisation import empty_model
 
 TOLERANCE = 1e-4
@@ -194,6 +195,17 @@ def test_a_pack_without_images_keeps_the_encoder_on_the_gradients_path(make_mode
         assert not parameter.grad.any(), name
 
 
+def test_the_choice_of_attention_is_logged_once(make_model, caplog):
+    from smolvlm2.model import attention
+
+    attention._say_once.cache_clear()
+    caplog.set_level(logging.INFO)
+    for _ in range(2):
+        make_model()(torch.tensor([[1, 2, 3]]))
+    said = [message for message in caplog.messages if message.startswith("attention: ")]
+    assert said == ["attention: sdpa (cpu, float32)"]
+
+
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 @pytest.mark.parametrize("backend", ["sdpa", "sdpa with written masks", "flex"])
 def test_attention_backends_agree(backend, monkeypatch):
@@ -288,32 +300,6 @@ def test_packed_attention_is_causal_in_every_release_of_torch(monkeypatch, argum
     assert found.get("window_size", (-1, 0)) == (-1, 0)
     assert found.get("is_causal", True) is True
     assert found.get("enable_gqa", True) is True
-
-
-def test_tiles_that_do_not_match_the_image_tokens_are_rejected(make_model, make_batch):
-    model = make_model()
-    batch = make_batch(model.config, tiles=(2, 1))
-    flat = batch | {"pixel_values": torch.zeros(2, 3, 32, 32)}
-    with pytest.raises(PromptError, match="12 <image> tokens but 2 tiles"):
-        model(**flat)
-    with pytest.raises(PromptError, match="row 0 has 8 <image> tokens"):
-        model(**(batch | {"pixel_values": batch["pixel_values"][:, :1]}))
-    with pytest.raises(PromptError, match="12 <image> tokens but 0 tiles"):
-        model(batch["input_ids"])
-
-
-def test_an_empty_row_is_rejected(make_model):
-    with pytest.raises(PromptError, match="row 1 of the batch is empty"):
-        make_model()(
-            torch.zeros(2, 3, dtype=torch.long), attention_mask=torch.tensor([[1, 1, 1], [0, 0, 0]])
-        )
-
-
-def test_tiles_of_another_size_are_rejected(make_model, make_batch):
-    model = make_model()
-    batch = make_batch(model.config, tiles=(1,)) | {"pixel_values": torch.zeros(1, 3, 16, 16)}
-    with pytest.raises(ValueError, match="this encoder reads tiles of 32 px"):
-        model(**batch)
 
 
 @pytest.mark.parametrize(

@@ -57,6 +57,10 @@ def test_steps_are_summed_up_by_pack_modality_and_source(mixture):
     assert steps.packs[..., 0].sum() == steps.by_source["tiles"].sum()
     assert steps.packs[..., 1].sum() == steps.by_source["tokens"].sum()
     assert steps.samples.sum() == steps.by_source["samples"].sum() <= plan.order.length
+    assert steps.packs[..., 3].sum() == steps.by_source["loss"].sum() == steps.loss.sum()
+    alike = read_steps(plan, 10_000, weigh=np.ones_like)
+    assert (alike.by_source["loss"] == steps.by_source["samples"]).all()
+    assert (alike.loss == steps.samples.sum(axis=0)).all()
     assert plan.order.length - steps.samples.sum() < 6 * 64  # the short last step
 
 

@@ -17,6 +17,7 @@ from smolvlm2.errors import CheckpointError, ConfigError, ResumeError
 from smolvlm2.model.smolvlm import SmolVLM
 from smolvlm2.processing.processor import Processor
 from smolvlm2.training.checkpoints import find_checkpoint, load_checkpoint, read_state
+from smolvlm2.training.export import read_weights
 from smolvlm2.training.parallelize import gather_weights
 from smolvlm2.training.run_folder import RunFolder
 
@@ -201,6 +202,44 @@ def test_run_and_step_folders_load_with_equal_weights(make_trainer, tmp_path, ti
         assert (
             Processor.from_pretrained(path).tokenizer.key == trainer.reader.processor.tokenizer.key
         )
+
+
+def flip_bits_of_a_tensor(path):
+    """In the middle of a tensor's numbers, where no reader of the format would notice."""
+    content = bytearray(path.read_bytes())
+    storage = content.index(b"/data/0") + 1024
+    content[storage : storage + 4] = b"\x40\x40\x40\x40"
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (flip_bits_of_a_tensor, r"__0_0\.distcp: its content is not what was written"),
+        (lambda path: os.truncate(path, 1000), r"__0_0\.distcp: 1000 bytes, expected \d+"),
+        (lambda path: path.unlink(), r"__0_0\.distcp: cannot be read .*No such file"),
+        (lambda path: (path.parent / "training_state.json").unlink(), "only whole step folders"),
+    ],
+)
+@pytest.mark.parametrize("read", [SmolVLM.from_pretrained, read_weights])
+def test_a_damaged_or_foreign_step_folder_is_refused_by_name(run_copy, damage, message, read):
+    folder = run_copy / "checkpoints" / "step-00000006"
+    damage(folder / "__0_0.distcp")
+    with pytest.raises(CheckpointError, match=message):
+        read(folder)
+
+
+def test_a_step_folder_of_other_shapes_is_told_in_one_line(run_copy):
+    folder = run_copy / "checkpoints" / "step-00000006"
+    config = json.loads((folder / "config.json").read_text())
+    config["text_config"]["intermediate_size"] += 2
+    (folder / "config.json").write_text(json.dumps(config))
+    state = json.loads((folder / "training_state.json").read_text())
+    del state["files"]["config.json"]
+    (folder / "training_state.json").write_text(json.dumps(state))
+    with pytest.raises(CheckpointError, match=r"not those of its config\.json") as error:
+        SmolVLM.from_pretrained(folder)
+    assert "\n" not in str(error.value)
 
 
 def test_the_export_gives_equal_logits_in_transformers(straight):

@@ -1,11 +1,12 @@
 """What trains when: a function of the step alone."""
 
+import logging
 import shutil
 
 import pytest
 import torch
 
-from smolvlm2.training.freezing import apply_freezing, frozen_parts, learning_rates
+from smolvlm2.training.freezing import apply_freezing, frozen_parts, learning_rates, phase_words
 
 
 def test_the_encoder_is_frozen_until_its_step(make_recipe):
@@ -41,6 +42,15 @@ def test_its_rate_rises_again_after_unfreezing(make_recipe):
         0.5,
     ]
     assert {rate["text_decoder"] for rate in rates} == {1e-3}
+
+
+def test_the_log_names_the_steps_at_which_a_phase_begins(make_trainer, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    make_trainer(tmp_path / "run").train()
+    said = [message for message in caplog.messages if message.startswith("step ")]
+    assert said == ["step 0: frozen: vision encoder", "step 3: all parts train"]
+    words = phase_words(frozenset(), compiled=True)
+    assert words == "all parts train; blocks are compiled for it now"
 
 
 @pytest.mark.parametrize("tied", ["true", "false"])

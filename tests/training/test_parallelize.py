@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch.distributed.fsdp import MixedPrecisionPolicy, OffloadPolicy
+from torch.distributed.tensor import DTensor
 
 from smolvlm2.errors import ConfigError
 from smolvlm2.model.config import SmolVLMConfig, TextConfig, VisionConfig
@@ -10,13 +11,16 @@ from smolvlm2.model.smolvlm import SmolVLM
 from smolvlm2.training.freezing import apply_freezing
 from smolvlm2.training.launch import ParallelSettings
 from smolvlm2.training.memory import MemoryEstimate
+from smolvlm2.training.optimizer import hand_over_gradients, local_shards
 from smolvlm2.training.parallelize import (
     Layout,
+    begin_pack,
     blocks_of,
     checkpoint_activations,
     choose_deterministic_kernels,
     choose_layout,
     compile_blocks,
+    gather_weights,
     make_mesh,
     precision_policy,
     shard_model,
@@ -92,28 +96,82 @@ def test_the_bf16_loss_is_close_to_the_fp32_loss(small_model):
     assert rough == pytest.approx(exact, rel=2e-2)
 
 
-def test_blocks_that_train_later_sum_their_gradients_in_fp32_under_bf16(small_model, world_of_one):
-    shard_model(
-        small_model,
-        make_mesh(Layout(sharding="full", replicas=1, shards=1), CPU),
-        blocks_of(small_model),
-        # As on CUDA.
-        policy=MixedPrecisionPolicy(
-            param_dtype=torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False
-        ),
-        offload=OffloadPolicy(),
-        reshard_after_forward=True,
-    )
+@pytest.fixture
+def shard_as_on_cuda(small_model):
+    """Shard the small model over one rank by block, under CUDA's types; gives the mesh."""
+
+    def shard(*, reshard_after_forward: bool):
+        mesh = make_mesh(Layout(sharding="full", replicas=1, shards=1), CPU)
+        shard_model(
+            small_model,
+            mesh,
+            blocks_of(small_model),
+            policy=MixedPrecisionPolicy(
+                param_dtype=torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False
+            ),
+            offload=OffloadPolicy(),
+            reshard_after_forward=reshard_after_forward,
+        )
+        return mesh
+
+    return shard
+
+
+def loss_of(model):
     ids = torch.tensor([[1, 5, 60, 60, 60, 60, 7, 8, 9]])
     pixels = torch.full((1, 3, 32, 32), 90, dtype=torch.uint8)
+    return model(ids, pixels, labels=ids.masked_fill(ids == 60, -100)).loss
+
+
+def test_blocks_that_train_later_sum_their_gradients_in_fp32_under_bf16(
+    small_model, world_of_one, shard_as_on_cuda
+):
+    shard_as_on_cuda(reshard_after_forward=True)
     for frozen in (frozenset({"vision_encoder"}), frozenset()):
         apply_freezing(small_model, frozen)
-        small_model(ids, pixels, labels=ids.masked_fill(ids == 60, -100)).loss.backward()
+        loss_of(small_model).backward()
         for name, parameter in small_model.named_parameters():
             if name.split(".")[0] in frozen:
                 assert parameter.grad is None
             else:
                 assert parameter.grad.dtype == torch.float32
+
+
+@pytest.mark.parametrize("passes", ["none", "forward", "both"])
+def test_gathered_weights_are_the_ones_that_are_trained(
+    small_model, world_of_one, shard_as_on_cuda, passes
+):
+    before = {name: value.clone() for name, value in small_model.named_parameters()}
+    shard_as_on_cuda(reshard_after_forward=False)
+    if passes == "forward":
+        with torch.no_grad():
+            loss_of(small_model)
+    elif passes == "both":
+        loss_of(small_model).backward()
+    found = gather_weights(small_model, world_of_one)
+    assert found.keys() == before.keys()
+    for name, value in before.items():
+        torch.testing.assert_close(found[name], value, rtol=0, atol=0)
+
+
+def test_weights_are_cast_once_a_step_and_anew_after_it(
+    small_model, world_of_one, shard_as_on_cuda
+):
+    mesh = shard_as_on_cuda(reshard_after_forward=False)
+    shards = local_shards(small_model)
+    first = loss_of(small_model).item()
+    for last in (False, False, True):
+        begin_pack(small_model, mesh, last=last)
+        loss_of(small_model).backward()
+        gathered = {each: not isinstance(p, DTensor) for each, p in small_model.named_parameters()}
+        assert set(gathered.values()) == {not last}
+    handed = hand_over_gradients(small_model, shards)
+    assert len(handed) == len(shards)
+    assert {each.grad.dtype for each in handed} == {torch.float32}
+    with torch.no_grad():
+        for value in shards.values():
+            value.mul_(1.5)
+    assert loss_of(small_model).item() != first
 
 
 @pytest.mark.slow

@@ -1,18 +1,22 @@
 """The shipped recipes and what a recipe refuses."""
 
+import json
 import subprocess
 import sys
 
 import pytest
 
-from smolvlm2.config import find_recipe, load_config, load_raw, recipe_names
+from smolvlm2.config import find_recipe, flatten, load_config, load_raw, recipe_names, to_dict
+from smolvlm2.data.mixture import MixtureEntry, MixtureSettings
 from smolvlm2.errors import ConfigError
+from smolvlm2.training.adapters import AdapterSettings
 from smolvlm2.training.recipe import (
     CheckpointSettings,
     DataSettings,
     Recipe,
     TrainingSettings,
 )
+from smolvlm2.training.training_settings import ProfileSettings
 
 NAMES = [name for name in recipe_names() if "accelerate" not in name and "mixtures/" not in name]
 
@@ -21,6 +25,23 @@ NAMES = [name for name in recipe_names() if "accelerate" not in name and "mixtur
 def test_every_shipped_recipe_loads(name):
     recipe = load_config(Recipe, find_recipe(name))
     assert (recipe.data.mixture is not None) is ("model_" not in name)
+
+
+SETTINGS = flatten(
+    to_dict(
+        Recipe(
+            training=TrainingSettings(adapters=AdapterSettings(), profile=ProfileSettings()),
+            data=DataSettings(mixture=MixtureSettings(entries=[MixtureEntry(source="pages")])),
+        )
+    )
+)
+
+
+@pytest.mark.parametrize("key", SETTINGS)
+def test_every_setting_can_be_given_on_the_command_line(key):
+    needed = ["data.mixture={entries: [{source: pages}]}"] if "mixture." in key else []
+    recipe = load_config(Recipe, overrides=[*needed, f"{key}={json.dumps(SETTINGS[key])}"])
+    assert flatten(to_dict(recipe))[key] == SETTINGS[key]
 
 
 def test_the_published_video_mixture_has_its_107_entries():

@@ -50,6 +50,24 @@ def test_another_recipe_is_refused_with_the_difference(run_copy, make_recipe):
     assert RunFolder(run_copy).check(recipe, restart=True) is False
 
 
+def test_other_data_are_refused_with_both_ways_out(run_copy, make_recipe):
+    many = ", ".join(f"{{source: s{number}}}" for number in range(107))
+    recipe = make_recipe(f"data.mixture.entries=[{{source: text_digits, weight: 1}}, {many}]")
+    with pytest.raises(ResumeError, match=r"these from here on \(--resume --replan: a") as told:
+        RunFolder(run_copy).check(recipe, restart=False)
+    message = str(told.value)
+    assert "4 in all, among them {'source': 'cauldron_digits', 'weight': 1.0" in message
+    assert "108 in all, among them {'source': 's0'" in message
+    assert "and 104 more now" in message
+    assert "text_digits" not in message
+    assert len(message) < 900
+    assert RunFolder(run_copy).check(recipe, restart=False, replan=True) is True
+    with pytest.raises(ResumeError, match="saved settings, or choose another --output-dir, or"):
+        RunFolder(run_copy).check(
+            make_recipe("image.longest_edge=32", "training.seed=1"), restart=False
+        )
+
+
 def test_what_leaves_the_result_alone_may_change(run_copy, make_recipe):
     recipe = make_recipe(
         "data.root=elsewhere",

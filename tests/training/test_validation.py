@@ -151,6 +151,10 @@ def test_a_run_that_was_ended_before_its_validation_does_it_when_it_goes_on(
     assert second.state.step == 2
     second.train()
     assert validations(tmp_path / "run") == validations(tmp_path / "whole") != []
+    # What the log has is not done again, nor written twice.
+    log = (tmp_path / "run" / "log.jsonl").read_bytes()
+    make_trainer(tmp_path / "run", TRAINED, *HELD_OUT, "training.max_steps=4").train()
+    assert (tmp_path / "run" / "log.jsonl").read_bytes() == log
 
 
 def test_packs_end_when_each_was_computed_once(make_trainer, tmp_path):

@@ -72,11 +72,12 @@ def describe_estimate(
         f"{'phase':24} {'ms a pack':>10} {'s a step':>9} {'MFU':>6} {'of ceiling':>11} "
         f"{'GPU-hours':>10}",
     ]
-    hours = 0.0
+    hours, trains = 0.0, False
     estimates: dict[bool, tuple[float, float]] = {}
     for name, first, end in phases(recipe):
         frozen = "vision_encoder" in frozen_parts(first, recipe.training)
-        mode = _mode(recipe, config, capacity, device, vision_trains=not frozen)
+        trains |= not frozen
+        mode, memory = _memory(recipe, config, capacity, device, vision_trains=not frozen)
         found = estimate_step(
             config,
             cost_of(config),
@@ -88,22 +89,11 @@ def describe_estimate(
         )
         spent = found.step_seconds * (end - first) * devices / 3600
         hours += spent
-        memory = estimate_memory(
-            config,
-            capacity,
-            recipe.training,
-            vision_trains=not frozen,
-            checkpointing=mode,
-            tile_chunk=recipe.encoder.tile_chunk,
-        )
-        estimates[frozen] = found.step_seconds, memory.total / GIB
+        estimates[frozen] = found.step_seconds, memory
         lines.append(
             f"{name:24} {1000 * found.pack_seconds:10.0f} {found.step_seconds:9.2f} "
             f"{found.mfu_peak:6.1%} {found.mfu_ceiling:11.1%} {spent:10.1f}"
         )
-    trains = not all(
-        "vision_encoder" in frozen_parts(first, recipe.training) for _, first, _ in phases(recipe)
-    )
     folder = checkpoint_bytes(config, vision_trains=trains) / 1e9
     lines += [
         f"in all {hours:.0f} GPU-hours on {devices} devices, {hours / devices:.1f} hours",
@@ -137,10 +127,11 @@ def _room(gpu: Gpu) -> float:
     return gpu.memory * 1e9 - RUNTIME_GIB * GIB
 
 
-def _mode(
+def _memory(
     recipe: Recipe, config: Any, capacity: Capacity, gpu: Gpu, *, vision_trains: bool
-) -> Checkpointing:
-    return choose_checkpointing(
+) -> tuple[Checkpointing, float]:
+    """What a phase recomputes on a GPU, and the GiB that it takes there, unsharded."""
+    mode = choose_checkpointing(
         config,
         capacity,
         recipe.training,
@@ -148,6 +139,15 @@ def _mode(
         memory=_room(gpu),
         tile_chunk=recipe.encoder.tile_chunk,
     )
+    found = estimate_memory(
+        config,
+        capacity,
+        recipe.training,
+        vision_trains=vision_trains,
+        checkpointing=mode,
+        tile_chunk=recipe.encoder.tile_chunk,
+    )
+    return mode, found.total / GIB
 
 
 def _memory_table(recipe: Recipe, config: Any, capacity: Capacity, gpu: Gpu) -> list[str]:

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
 
 from smolvlm2.cli.opened_mixture import OpenedEntry, OpenedMixture
@@ -143,23 +142,24 @@ def _permuted(size: int, seed: int, purpose: int) -> np.ndarray:
 def find_rows(opened: OpenedMixture, ids: Sequence[str]) -> list[tuple[OpenedEntry, int]]:
     """Look samples up by id, whether the recipe admits them or not.
 
+    Where rows are joined, an id is that of the sample or of any of its rows.
+
     Raises:
         DataError: No such sample; says what the ledger knows of it, or which ids are near.
     """
-    columns = {name: manifest.sample_ids for name, manifest in opened.sources.items()}
     found = []
     for sample_id in ids:
-        places = {name: pc.index(column, sample_id).as_py() for name, column in columns.items()}
-        name, row = next(((n, r) for n, r in places.items() if r >= 0), (None, -1))
+        places = ((name, manifest.find(sample_id)) for name, manifest in opened.sources.items())
+        name, row = next(((n, r) for n, r in places if r is not None), (None, -1))
         if name is None:
-            raise DataError(_unknown(opened, columns, sample_id))
+            raise DataError(_unknown(opened, sample_id))
         entries = [entry for entry in opened.entries if entry.manifest.source == name]
         admitting = (entry for entry in entries if entry.place(row) is not None)
         found.append((next(admitting, entries[0]), row))
     return found
 
 
-def _unknown(opened: OpenedMixture, columns: dict[str, pa.ChunkedArray], wanted: str) -> str:
+def _unknown(opened: OpenedMixture, wanted: str) -> str:
     for manifest in opened.sources.values():
         for line in ledger_lines(manifest):
             if line.get("sample_id") == wanted:
@@ -167,10 +167,11 @@ def _unknown(opened: OpenedMixture, columns: dict[str, pa.ChunkedArray], wanted:
                     f"sample {wanted!r} is not in the manifest: prepare left it out as "
                     f"{line['reason']} ({line['detail']}); see {manifest.folder / LEDGER_FILE}"
                 )
+    columns = [manifest.sample_ids for manifest in opened.sources.values()]
     near: list[str] = []
     length = len(wanted)
     while not near and length:  # ids that share the longest beginning
-        for column in columns.values():
+        for column in columns:
             near += column.filter(pc.starts_with(column, wanted[:length]))[:3].to_pylist()
         length -= 1
     hint = f"the nearest are {', '.join(map(repr, near[:3]))}" if near else "there is none like it"

@@ -2,15 +2,18 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from smolvlm2.config import find_recipe, load_config
 from smolvlm2.data.mixture import MixtureSettings
 from smolvlm2.errors import ConfigError
+from smolvlm2.loading.micro_batch import sample_weights
 from smolvlm2.model.config import SmolVLMConfig
 from smolvlm2.plan.figures import Steps, fill, rank_figures, read_steps, spread
 from smolvlm2.plan.ranks import check_ranks
+from smolvlm2.plan.samples import MODALITIES
 from smolvlm2.processing.processor import Processor
 from smolvlm2.training.memory import GIB, estimate_memory
 from smolvlm2.training.planning import PlannedData, plan_data, prepared_folder, size_plan
@@ -69,7 +72,8 @@ def describe_plan(
     tokenizer = starting_tokenizer(recipe, checkpoint)
     processor = Processor.for_model(config, tokenizer, image=recipe.image, video=recipe.video)
     data = plan_data(recipe, processor, context=config.text.max_position_embeddings, config=config)
-    steps = read_steps(data.plan, MEASURED_STEPS)
+    weigh = partial(sample_weights, recipe.loss.weight)
+    steps = read_steps(data.plan, MEASURED_STEPS, weigh=weigh)
     lines = [*_numbers(recipe, data), "", *_sources(data, steps)]
     if len(steps.packs):
         lines += ["", *_modalities(steps), "", *_ranks(data, steps, ranks)]
@@ -116,7 +120,7 @@ def _sources(data: PlannedData, steps: Steps) -> list[str]:
         facts = data.facts["sources"][table.name]
         shares = [
             f"{sums[name][number] / max(sums[name].sum(), 1):.2%}"
-            for name in ("samples", "tiles", "tokens", "supervised")
+            for name in ("samples", "tiles", "tokens", "loss")
         ]
         left_out = ", ".join(f"{count:,} {reason}" for reason, count in table.excluded.items())
         cells = (table.name, f"{len(table):,}", f"{facts['epochs']:.2f}", *shares)
@@ -125,11 +129,12 @@ def _sources(data: PlannedData, steps: Steps) -> list[str]:
 
 
 def _modalities(steps: Steps) -> list[str]:
+    loss = dict(zip(MODALITIES, steps.loss / max(steps.loss.sum(), 1), strict=True))
     rows = [
-        (name, f"{share:.2%}", f"{ratio:.2f}")
+        (name, f"{share:.2%}", f"{loss[name]:.2%}", f"{ratio:.2f}")
         for name, (share, ratio) in spread(steps.samples).items()
     ]
-    head = ("modality", "of samples", "spread over steps / independent draws")
+    head = ("modality", "of samples", "of loss", "spread over steps / independent draws")
     return ["# modalities", *_table(head, rows)]
 
 

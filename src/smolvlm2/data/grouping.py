@@ -73,6 +73,14 @@ class GroupedManifest(Manifest):
         first, *others = self.members(index)
         return _joined_id(self._base.sample_id(first), len(others))
 
+    def find(self, sample_id: str) -> int | None:
+        """The row with an id, or that holds the source's row with that id."""
+        row = self._base.find(sample_id)
+        first, joined, _ = sample_id.rpartition("+")
+        if row is None and joined:
+            row = self._base.find(first)
+        return None if row is None else int(self.holding(np.array([row]))[0])
+
     def row(self, index: int) -> ManifestRow:
         """Read the rows and join them."""
         return join_rows([self._base.row(member) for member in self.members(index)])

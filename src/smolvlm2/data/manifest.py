@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from smolvlm2.data.geometry import Geometry
 from smolvlm2.data.media import MediaLocator
@@ -139,8 +140,13 @@ class Manifest:
 
     @property
     def sample_ids(self) -> pa.ChunkedArray:
-        """Ids of all rows, memory-mapped."""
+        """Ids of all rows as prepared, memory-mapped."""
         return self._table.column("sample_id")
+
+    def find(self, sample_id: str) -> int | None:
+        """The row with an id; None where there is none. Goes through the column."""
+        row = pc.index(self._table.column("sample_id"), sample_id).as_py()
+        return row if row >= 0 else None
 
     def sample_id(self, index: int) -> str:
         """The id of row ``index``, without reading the rest of it."""

@@ -326,6 +326,13 @@ def _weight(kind: LossWeight, supervised: int) -> float:
     return 1 / supervised if kind == "sample" else supervised**-0.5
 
 
+def sample_weights(kind: LossWeight, supervised: NDArray[np.int64]) -> NDArray:
+    """What samples with so many supervised tokens count in a step's loss, each as a whole."""
+    if kind == "token":
+        return supervised
+    return np.minimum(supervised, 1) if kind == "sample" else np.sqrt(supervised)
+
+
 def _lay_out(values: NDArray, rows: NDArray) -> int:
     """Write values into the first rows and zeros behind them; returns the rows in use."""
     chunks = max(1, -(-len(values) // CHUNK))

@@ -6,6 +6,7 @@ E features of a head. Documents lie one behind the other; a token sees its own u
 
 import inspect
 import itertools
+import logging
 from collections.abc import Callable, Sequence
 from functools import cache, partial
 from typing import Any, Literal
@@ -16,8 +17,9 @@ from torch import Tensor
 
 from smolvlm2.errors import MissingDependencyError
 
-Backend = Literal["sdpa", "varlen", "flex"]
+logger = logging.getLogger(__name__)
 
+Backend = Literal["sdpa", "varlen", "flex"]
 
 Attention = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 """What a decoder layer calls: its index, q ``(L, H, E)``, k, v ``(L, K, E)``; gives q's shape."""
@@ -72,6 +74,7 @@ class DocumentAttention:
         self.backend = backend or choose_backend(
             cu_seqlens.device, dtype, constant_shapes=constant_shapes
         )
+        _say_once(self.backend, cu_seqlens.device.type, dtype)
         self.cu_seqlens = cu_seqlens
         self.max_length = max_length
         if self.backend == "sdpa":
@@ -118,6 +121,11 @@ class DocumentAttention:
             if q1.shape[2]
         ]
         return torch.cat(parts, dim=2)[0].transpose(0, 1)
+
+
+@cache
+def _say_once(backend: Backend, device: str, dtype: torch.dtype) -> None:
+    logger.info("attention: %s (%s, %s)", backend, device, str(dtype).removeprefix("torch."))
 
 
 def _needs_written_mask(device: torch.device, dtype: torch.dtype) -> bool:

@@ -33,6 +33,7 @@ def generate(
     *,
     attention_mask: Tensor | None = None,
     pixel_values: Tensor | None = None,
+    pixel_attention_mask: Tensor | None = None,
     tile_index: Tensor | None = None,
     max_new_tokens: int = 64,
     min_new_tokens: int = 0,
@@ -48,6 +49,7 @@ def generate(
         input_ids: ``(B, M)`` prompts, padded on either side.
         attention_mask: ``(B, M)``, 1 at real tokens.
         pixel_values: Tiles of all rows, as for ``SmolVLM.forward``.
+        pixel_attention_mask: As for ``SmolVLM.forward``; not with ``tile_index``.
         tile_index: ``(n,)`` which of ``pixel_values`` ``(T, 3, S, S)`` each tile of the prompts
             is, in order: a picture that several rows show is then encoded once. None: all, once.
         max_new_tokens: Upper bound of new tokens a row; the context length bounds it too.
@@ -65,22 +67,18 @@ def generate(
             ``<image>`` tokens do not match.
         ValueError: ``temperature`` or ``top_p`` out of range.
     """
-    if temperature < 0 or not 0 < top_p <= 1:
-        raise ValueError(
-            f"temperature is {temperature} and top_p {top_p}; expected temperature >= 0 and "
-            f"0 < top_p <= 1"
-        )
+    _check_sampling(temperature, top_p)
     stops = set(stop_token_ids if stop_token_ids is not None else [model.config.eos_token_id])
     input_ids = torch.as_tensor(input_ids, device=model.device)
-    attention_mask, pixel_values, tile_index = (
+    attention_mask, pixel_values, pixel_attention_mask, tile_index = (
         None if value is None else torch.as_tensor(value, device=model.device)
-        for value in (attention_mask, pixel_values, tile_index)
+        for value in (attention_mask, pixel_values, pixel_attention_mask, tile_index)
     )
     packed = PackedBatch.from_padded(input_ids, attention_mask)
     # Each row its own: what it is batched with must not shorten an answer.
     rooms = [min(max_new_tokens, left) for left in _rooms(model, packed)]
     room = max(rooms)
-    embedded_LD = _embed(model, packed, input_ids, pixel_values, tile_index)
+    embedded_LD = _embed(model, packed, input_ids, pixel_values, pixel_attention_mask, tile_index)
     cache = _new_cache(model, packed, room)
     hidden_BD = _prefill(model, packed, embedded_LD, cache)
     decode = _FusedDecoder.of(model, cache)
@@ -109,6 +107,14 @@ def generate(
         with _decode_kernels(model.device):
             hidden_BD = decode(tokens_B)
     return answers
+
+
+def _check_sampling(temperature: float, top_p: float) -> None:
+    if temperature < 0 or not 0 < top_p <= 1:
+        raise ValueError(
+            f"temperature is {temperature} and top_p {top_p}; expected temperature >= 0 and "
+            f"0 < top_p <= 1"
+        )
 
 
 def _decode_kernels(device: torch.device) -> AbstractContextManager[object]:
@@ -142,6 +148,7 @@ def _embed(
     packed: PackedBatch,
     input_ids: Tensor,
     pixel_values: Tensor | None,
+    pixel_attention_mask: Tensor | None,
     tile_index: Tensor | None,
 ) -> Tensor:
     """Embeddings of the packed prompts with visual tokens in their places, ``(L, D)``."""
@@ -150,7 +157,7 @@ def _embed(
     if pixel_values is None:
         pixel_values = packed.input_ids.new_empty((0, 3, 0, 0))
     if tile_index is None:
-        pixel_values = flat_tiles(pixel_values, input_ids, image_id, tokens)
+        pixel_values = flat_tiles(pixel_values, input_ids, image_id, tokens, pixel_attention_mask)
     else:
         wanted = int((packed.input_ids == image_id).sum())
         if wanted != len(tile_index) * tokens:

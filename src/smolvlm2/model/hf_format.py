@@ -86,10 +86,12 @@ def _load_step(
     """The weights of one of our own step folders (torch.distributed.checkpoint).
 
     Raises:
-        CheckpointError: It has adapters beside the weights; names the command that merges them.
+        CheckpointError: A file is not as it was written; or it has adapters beside the weights:
+            names the command that merges them.
     """
-    from smolvlm2.model.sharded_files import load_sharded, stored_names
+    from smolvlm2.model.sharded_files import load_sharded, stored_names, verify_files
 
+    verify_files(folder)
     if any(ADAPTER in name for name in stored_names(folder)):
         # How they are merged is the recipe's, of which this room knows nothing.
         raise CheckpointError(

@@ -87,7 +87,13 @@ class PackedBatch:
         )
 
 
-def flat_tiles(pixel_values: Tensor, input_ids: Tensor, image_token_id: int, tokens: int) -> Tensor:
+def flat_tiles(
+    pixel_values: Tensor,
+    input_ids: Tensor,
+    image_token_id: int,
+    tokens: int,
+    pixel_attention_mask: Tensor | None = None,
+) -> Tensor:
     """Tiles in the order of their visual tokens.
 
     Args:
@@ -95,13 +101,22 @@ def flat_tiles(pixel_values: Tensor, input_ids: Tensor, image_token_id: int, tok
         input_ids: ``(B, M)``.
         image_token_id: Id of ``<image>``.
         tokens: Visual tokens of one tile.
+        pixel_attention_mask: ``(B, N, S, S)`` of transformers' processors. Tiles are whole, and
+            which of them are real the ids say; it is only looked through.
 
     Returns:
         ``(T, 3, S, S)``.
 
     Raises:
-        PromptError: The tiles do not match the ``<image>`` tokens.
+        PromptError: The tiles do not match the ``<image>`` tokens, or are masked in part.
     """
+    if pixel_attention_mask is not None:
+        lowest, highest = pixel_attention_mask.flatten(2).aminmax(dim=2)
+        if not torch.equal(lowest, highest):
+            raise PromptError(
+                "pixel_attention_mask masks a part of a tile; expected whole tiles, as the "
+                "processors of SmolVLM make them: resize images instead of padding them"
+            )
     wanted = (input_ids == image_token_id).sum(dim=1)
     if pixel_values.ndim == 5:
         tiles = wanted // tokens

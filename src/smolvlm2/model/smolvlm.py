@@ -81,6 +81,7 @@ class SmolVLM(nn.Module):
         attention_mask: Tensor | None = None,
         labels: Tensor | None = None,
         *,
+        pixel_attention_mask: Tensor | None = None,
         return_logits: bool | None = None,
         positions: Tensor | None = None,
         document_ids: Tensor | None = None,
@@ -102,6 +103,8 @@ class SmolVLM(nn.Module):
                 normalised float. None without images.
             attention_mask: ``(B, M)``, 1 at real tokens; None when there is no padding.
             labels: ``(B, M)`` ids, -100 at tokens without loss; shifted here, as in transformers.
+            pixel_attention_mask: ``(B, N, S, S)``, as transformers' processors give it; tiles are
+                whole, so nothing follows from it.
             return_logits: Whether to compute all logits; default: only without targets.
             positions: ``(L,)`` position of each token in its document.
             document_ids: ``(L,)`` document of each token.
@@ -113,7 +116,7 @@ class SmolVLM(nn.Module):
             loss_weights: ``(chunks, C)`` float weight of each target; 0 for filler.
 
         Raises:
-            PromptError: Tiles and ``<image>`` tokens do not match.
+            PromptError: Tiles and ``<image>`` tokens do not match, or tiles are masked in part.
         """
         if input_ids.ndim == 1:
             if positions is None or cu_seqlens is None:
@@ -130,7 +133,9 @@ class SmolVLM(nn.Module):
             )
             targets = (loss_positions, loss_targets, loss_weights)
             return self._output(hidden_LD, targets, return_logits)
-        packed, tiles, slots = self.pack(input_ids, attention_mask, pixel_values)
+        packed, tiles, slots = self.pack(
+            input_ids, attention_mask, pixel_values, pixel_attention_mask
+        )
         attention = DocumentAttention(
             packed.cu_seqlens,
             max_length=packed.max_length,
@@ -149,14 +154,19 @@ class SmolVLM(nn.Module):
         return output
 
     def pack(
-        self, input_ids: Tensor, attention_mask: Tensor | None, pixel_values: Tensor | None
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None,
+        pixel_values: Tensor | None,
+        pixel_attention_mask: Tensor | None = None,
     ) -> tuple[PackedBatch, Tensor | None, Tensor | None]:
         """A padded batch as packed tokens, flat tiles ``(T, 3, S, S)`` and their slots."""
         packed = PackedBatch.from_padded(input_ids, attention_mask)
         image_id = self.config.image_token_id
         if pixel_values is None:
             pixel_values = packed.input_ids.new_empty((0, 3, 0, 0))
-        tiles = flat_tiles(pixel_values, input_ids, image_id, self.config.tokens_per_tile)
+        tokens = self.config.tokens_per_tile
+        tiles = flat_tiles(pixel_values, input_ids, image_id, tokens, pixel_attention_mask)
         if not len(tiles):
             return packed, None, None
         return packed, tiles, (packed.input_ids == image_id).nonzero().squeeze(1)

@@ -80,9 +80,14 @@ def write_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
     """Write a safetensors file; the old one stays until the new one is complete."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".partial")
+    # safetensors leaves files that nobody but their owner may read; others serve what we export.
+    temporary.unlink(missing_ok=True)
+    temporary.touch()
+    mode = temporary.stat().st_mode
     save_file(
         {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
         temporary,
         metadata={"format": "pt"},
     )
+    temporary.chmod(mode)
     os.replace(temporary, path)

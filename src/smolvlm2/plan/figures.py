@@ -1,5 +1,6 @@
 """How good a plan is: fill, waiting, spread, measured on some of its steps."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,8 +24,11 @@ class Steps:
     """``(steps, K, 4)`` sums of each pack, see `MEASURES`."""
     samples: NDArray[np.int64]
     """``(steps, modalities)`` samples."""
-    by_source: dict[str, NDArray[np.int64]]
-    """``samples``, ``tiles``, ``tokens``, ``supervised`` of each source, ``(sources,)``."""
+    by_source: dict[str, NDArray]
+    """``samples``, ``tiles``, ``tokens`` and weight in the ``loss`` of each source,
+    ``(sources,)``."""
+    loss: NDArray[np.float64]
+    """``(modalities,)`` weight in the loss."""
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -43,19 +47,28 @@ class RankFigures:
     """Cost of the slowest rank over the mean, 95th percentile over steps."""
 
 
-def read_steps(plan: Plan, count: int, position: Position | None = None) -> Steps:
+def read_steps(
+    plan: Plan,
+    count: int,
+    position: Position | None = None,
+    *,
+    weigh: Callable[[NDArray[np.int64]], NDArray] = np.asarray,
+) -> Steps:
     """Plan some steps and sum up what they hold.
 
     Args:
         plan: To look at.
         count: Steps; fewer where the plan ends, whose short last step is left out.
         position: Where to begin.
+        weigh: Gives the weight in the loss of samples by their supervised tokens; default: these.
     """
     position = position or Position()
     packs: list[list[list[int]]] = []
     samples = []
-    names = ("tiles", "tokens", "supervised")
+    names = ("tiles", "tokens")
+    by_source: dict[str, NDArray]
     by_source = {name: np.zeros(len(plan.tables), np.int64) for name in ("samples", *names)}
+    by_source["loss"], loss = np.zeros(len(plan.tables)), np.zeros(len(MODALITIES))
     while len(packs) < count and (plan.windows is None or position.window < plan.windows):
         step, position = plan.step(position)
         if len(step) < plan.packs_per_step:
@@ -63,16 +76,19 @@ def read_steps(plan: Plan, count: int, position: Position | None = None) -> Step
         packs.append([[getattr(pack, name) for name in MEASURES] for pack in step])
         counts = np.zeros(len(MODALITIES), dtype=np.int64)
         for pack in step:
-            columns = pack.samples.columns(plan.tables, (*names, "modality"))
+            columns = pack.samples.columns(plan.tables, (*names, "supervised", "modality"))
             counts += np.bincount(columns["modality"], minlength=len(MODALITIES))
             by_source["samples"] += np.bincount(pack.samples.source, minlength=len(plan.tables))
-            for name in names:
+            columns["loss"] = weigh(columns["supervised"])
+            np.add.at(loss, columns["modality"], columns["loss"])
+            for name in (*names, "loss"):
                 np.add.at(by_source[name], pack.samples.source, columns[name])
         samples.append(counts)
     return Steps(
         packs=np.array(packs, dtype=np.int64).reshape(len(packs), -1, len(MEASURES)),
         samples=np.array(samples, dtype=np.int64).reshape(len(packs), len(MODALITIES)),
         by_source=by_source,
+        loss=loss,
     )
 
 

@@ -5,7 +5,6 @@ all ranks are on disk with their hashes written down: before that there is no ch
 a whole one. There is no random state to save: all randomness is a function of counters.
 """
 
-import hashlib
 import json
 import logging
 import os
@@ -23,6 +22,7 @@ from torch.distributed.tensor import DTensor
 
 from smolvlm2.errors import CheckpointError, ResumeError
 from smolvlm2.model.hub import read_json, write_json
+from smolvlm2.model.sharded_files import STATE_FILE, hash_file, verify_files
 from smolvlm2.model.smolvlm import SmolVLM
 from smolvlm2.plan.plan import Position
 from smolvlm2.processing.processor import Processor
@@ -32,11 +32,8 @@ from smolvlm2.training.update import Updater
 
 logger = logging.getLogger(__name__)
 
-STATE_FILE = "training_state.json"
 FAILED_SAVES = 2
 """Checkpoints in a row that may fail before the run stops."""
-BLOCK = 2**22
-"""Bytes that are hashed at a time."""
 
 
 @dataclass(kw_only=True)
@@ -238,15 +235,6 @@ def _reason(error: BaseException) -> str:
     return str(error)
 
 
-def hash_file(path: Path) -> str:
-    """SHA-256 of a file."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
-
-
 def read_state(folder: Path) -> TrainingState:
     """Read a step folder's state and compare its files' sizes, without reading them.
 
@@ -268,25 +256,6 @@ def read_state(folder: Path) -> TrainingState:
         if isinstance(error, CheckpointError):
             raise
         raise CheckpointError(f"{folder}: incomplete checkpoint ({error})") from error
-
-
-def verify_files(folder: Path, *, part: int = 0, parts: int = 1) -> None:
-    """Compare the hashes of a step folder's files, or of every ``parts``-th of them.
-
-    Raises:
-        CheckpointError: A file is not as it was written; names it.
-    """
-    files = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))["files"]
-    for name in sorted(files)[part::parts]:
-        try:
-            found = hash_file(folder / name)
-        except OSError as error:
-            raise CheckpointError(f"{folder / name}: cannot be read ({error})") from error
-        if found != files[name][1]:
-            raise CheckpointError(
-                f"{folder / name}: its content is not what was written (SHA-256 {found[:12]}..., "
-                f"expected {files[name][1][:12]}...)"
-            )
 
 
 def find_checkpoint(

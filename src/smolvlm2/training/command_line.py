@@ -32,6 +32,20 @@ def parse_arguments(stage: Stage, arguments: Sequence[str] | None = None) -> arg
     ``--skip-steps``, ``--stop-after``, ``--restart``, ``--device``, ``--dry-run`` and
     ``key=value`` are ours.
     """
+    parser = _parser(stage)
+    options = parser.parse_intermixed_args(arguments)
+    if options.resume and "=" in options.resume:  # a setting that stood behind a bare --resume
+        options.overrides.insert(0, options.resume)
+        options.resume = "auto"
+    if options.dry_run and "=" in options.dry_run:
+        options.overrides.insert(0, options.dry_run)
+        options.dry_run = "plan"
+    if options.dry_run not in (None, "plan", "step"):
+        parser.error(f"argument --dry-run: {options.dry_run!r} is unknown; expected step")
+    return options
+
+
+def _parser(stage: Stage) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=f"smolvlm2 train-{stage}",
         description=f"Train the {stage} stage. A run that was interrupted goes on by itself when "
@@ -98,16 +112,7 @@ def parse_arguments(stage: Stage, arguments: Sequence[str] | None = None) -> arg
         "--full", action="store_true", help="with --dry-run=step: a whole pack on a CPU too"
     )
     parser.add_argument("overrides", nargs="*", metavar="key=value")
-    options = parser.parse_intermixed_args(arguments)
-    if options.resume and "=" in options.resume:  # a setting that stood behind a bare --resume
-        options.overrides.insert(0, options.resume)
-        options.resume = "auto"
-    if options.dry_run and "=" in options.dry_run:
-        options.overrides.insert(0, options.dry_run)
-        options.dry_run = "plan"
-    if options.dry_run not in (None, "plan", "step"):
-        parser.error(f"argument --dry-run: {options.dry_run!r} is unknown; expected step")
-    return options
+    return parser
 
 
 def read_recipe(

@@ -16,8 +16,7 @@ from smolvlm2.model.config import SmolVLMConfig
 from smolvlm2.model.smolvlm import SmolVLM
 from smolvlm2.plan.packs import Capacity
 from smolvlm2.plan.plan import Position
-from smolvlm2.training.adapters import attach_adapters
-from smolvlm2.training.distributed import World, connect
+from smolvlm2.training.distributed import World
 from smolvlm2.training.dry_run import phases, planned_capacity
 from smolvlm2.training.freezing import (
     apply_freezing,
@@ -27,11 +26,11 @@ from smolvlm2.training.freezing import (
 )
 from smolvlm2.training.generated import GeneratedIds, GeneratedSample, generate, lay_out
 from smolvlm2.training.launch import Launch
+from smolvlm2.training.layout_choice import lay_out_model
 from smolvlm2.training.memory import GIB
-from smolvlm2.training.parallelize import parallelize
-from smolvlm2.training.randomness import PackRandomness, add_embedding_noise
+from smolvlm2.training.randomness import PackRandomness
 from smolvlm2.training.recipe import Recipe
-from smolvlm2.training.stage import choose_memory
+from smolvlm2.training.stage import join_world
 from smolvlm2.training.starting_point import starting_config
 from smolvlm2.training.update import Updater
 
@@ -63,14 +62,7 @@ def dry_step(
     Raises:
         ConfigError: The step's loss is not finite.
     """
-    if recipe.training.threads is not None:
-        torch.set_num_threads(recipe.training.threads)
-    world = connect(
-        launch or Launch(),
-        device,
-        timeout=recipe.parallel.timeout_seconds,
-        start_timeout=recipe.parallel.start_timeout_seconds,
-    )
+    world = join_world(recipe, device, launch)
     config = starting_config(recipe, checkpoint)
     capacity, origin = planned_capacity(recipe, checkpoint, config)
     small = world.device.type == "cpu" and not full
@@ -130,23 +122,10 @@ def _step(updater: Updater, packs: list[MicroBatch], *, at: str) -> tuple[float,
 
 def _updater(recipe: Recipe, config: SmolVLMConfig, capacity: Capacity, world: World) -> Updater:
     """A random model set up as the run's would be."""
-    training = recipe.training
-    model = SmolVLM.from_random(config, seed=training.seed, device=world.device)
-    randomness = PackRandomness(seed=training.seed)
-    if training.adapters is not None:
-        attach_adapters(model, training.adapters, randomness)
-    if training.neftune_alpha:
-        add_embedding_noise(model, training.neftune_alpha, randomness)
-    layout, checkpointing = choose_memory(recipe, config, capacity, world)
-    mesh = parallelize(
-        model,
-        world,
-        training,
-        recipe.parallel,
-        layout,
-        checkpointing=checkpointing,
-        tile_chunk=recipe.encoder.tile_chunk,
-    )
+    seed = recipe.training.seed
+    model = SmolVLM.from_random(config, seed=seed, device=world.device)
+    randomness = PackRandomness(seed=seed)
+    mesh = lay_out_model(model, recipe, capacity, world, randomness)
     return Updater(
         model=model,
         mesh=mesh,

@@ -18,7 +18,7 @@ from smolvlm2.errors import CheckpointError, CheckpointNotFoundError
 from smolvlm2.model.config import SmolVLMConfig
 from smolvlm2.model.hf_format import load_model, save_model
 from smolvlm2.model.hub import resolve_checkpoint
-from smolvlm2.model.sharded_files import METADATA, load_sharded
+from smolvlm2.model.sharded_files import METADATA, load_sharded, verify_files
 from smolvlm2.model.smolvlm import SmolVLM
 from smolvlm2.processing.processor import Processor
 from smolvlm2.training.adapters import are_adapters, merge_adapters
@@ -76,12 +76,14 @@ def read_weights(folder: Path) -> tuple[SmolVLMConfig, dict[str, Tensor]]:
     """Shapes and whole weights of a checkpoint folder, under the model's own names.
 
     Raises:
-        CheckpointError: It has adapters, and the run's recipe that says how to merge is missing.
+        CheckpointError: A file is not as it was written; or it has adapters, and the run's recipe
+            that says how to merge is missing.
     """
     config = SmolVLMConfig.from_folder(folder)
     if list(folder.glob("*.safetensors")) or not (folder / METADATA).is_file():
         model = load_model(folder)
         return config, {name: p.detach() for name, p in model.named_parameters()}
+    verify_files(folder)
     stored = dcp.FileSystemReader(folder).read_metadata().state_dict_metadata
     weights = {
         name.removeprefix("model."): torch.empty(facts.size)  # type: ignore[union-attr]

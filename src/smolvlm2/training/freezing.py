@@ -24,6 +24,18 @@ def frozen_parts(step: int, settings: "TrainingSettings") -> frozenset[str]:
     return frozenset({"vision_encoder"})
 
 
+def phase_words(frozen: frozenset[str], *, compiled: bool) -> str:
+    """What a phase is, for the log.
+
+    Args:
+        frozen: Parts that do not train.
+        compiled: Whether blocks are compiled: each kind once a phase, and never again in it.
+    """
+    parts = ", ".join(sorted(frozen)).replace("_", " ")
+    words = f"frozen: {parts}" if frozen else "all parts train"
+    return f"{words}; blocks are compiled for it now" if compiled else words
+
+
 def apply_freezing(model: "SmolVLM", frozen: frozenset[str]) -> None:
     """Set ``requires_grad`` of each part; a part that freezes loses its gradients.
 

@@ -44,6 +44,7 @@ from smolvlm2.training.freezing import (
     apply_freezing,
     frozen_parts,
     learning_rates,
+    phase_words,
     set_learning_rates,
 )
 from smolvlm2.training.memory import GIB
@@ -228,6 +229,8 @@ class Trainer:
                 now = frozen_parts(self.state.step, training)
                 if now != frozen:
                     apply_freezing(self.model, now)
+                    words = phase_words(now, compiled=training.compile)
+                    logger.info("%s: %s", self._here, words)
                     frozen = now
                 self._profiler.begin(self.state.step)
                 started = time.perf_counter()

@@ -278,6 +278,25 @@ def shard_model(
     model._get_fsdp_state()._lazy_init()
 
 
+def begin_pack(model: SmolVLM, mesh: DeviceMesh, *, last: bool) -> None:
+    """Say before a pack's passes what sharding has to do behind them.
+
+    Gathered weights are kept from pack to pack where they lie in memory anyway, and let go after
+    the step's last one, because the optimiser changes the shards. Without it a GPU alone would cast
+    all weights to bf16 for every pack. Copies exchange gradients once a step, not once a pack.
+
+    Args:
+        model: Sharded over ``mesh``.
+        mesh: From `make_mesh`.
+        last: Whether the optimiser's step follows.
+    """
+    assert isinstance(model, FSDPModule)
+    whole = mesh.size(-1) == 1
+    model.set_reshard_after_backward(last, recurse=whole)  # the root's group alone, where sharded
+    if "replicate" in (mesh.mesh_dim_names or ()):
+        model.set_requires_all_reduce(last)
+
+
 def precision_policy(device: torch.device, *, bf16: bool) -> MixedPrecisionPolicy:
     """bf16 products on CUDA where asked for; weights kept and gradients summed in fp32."""
     if device.type != "cuda" or not bf16:
@@ -316,7 +335,7 @@ def local(tensor: Tensor) -> Tensor:
 def gather_weights(
     model: SmolVLM, world: World, *, everywhere: bool = False
 ) -> dict[str, Tensor] | None:
-    """Whole weights by name on rank 0, in CPU memory, adapters merged; None on the others.
+    """Whole fp32 weights by name on rank 0, in CPU memory, adapters merged; None on the others.
 
     One tensor at a time, so that no device needs room for all.
 
@@ -327,6 +346,11 @@ def gather_weights(
     """
     wanted = world.leads or everywhere
     weights: dict[str, Tensor] = {}
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            # A forward pass alone, as validation makes it, leaves the gathered weights in place,
+            # which are the shards rounded to bf16.
+            module.reshard()
     for name, parameter in model.named_parameters():
         whole = parameter.detach().to(world.device)
         if isinstance(whole, DTensor):

@@ -62,6 +62,8 @@ PLAN_KEYS = (
     "training.reference_devices",
 )
 """Settings that decide which data make which step; ``--replan`` lets them change from there on."""
+SHOWN_ITEMS = 3
+"""Of a list of settings in a message."""
 WRITTEN = (
     "checkpoints",
     "plan",
@@ -211,17 +213,21 @@ class RunFolder:
                 f"{self.root}: the saved recipe is not valid here ({error}); choose another "
                 f"--output-dir, or start over with --restart"
             ) from error
-        differences = [
-            f"{key}: {before} before, {after} now"
+        differences = {
+            key: f"{key}: {_short(before, after)} before, {_short(after, before)} now"
             for key, before, after in diff_configs(saved, recipe)
             if not key.startswith(free)
-        ]
-        if differences:
-            raise ResumeError(
-                f"{self.root}: holds a run with another recipe ({'; '.join(differences)}); go on "
-                f"with the saved settings, or choose another --output-dir, or start over with "
-                f"--restart"
-            )
+        }
+        if not differences:
+            return
+        replan = ""
+        if all(key.startswith(PLAN_KEYS) for key in differences):
+            replan = "or with these from here on (--resume --replan: a new segment begins), "
+        raise ResumeError(
+            f"{self.root}: holds a run with another recipe ({'; '.join(differences.values())}); go "
+            f"on with the saved settings, {replan}or choose another --output-dir, or start over "
+            f"with --restart"
+        )
 
     def publish_step(self, partial: Path, step: int, *, keep: int) -> Path:
         """Give a completely written checkpoint its name, point ``latest`` at it, prune old ones."""
@@ -235,6 +241,21 @@ class RunFolder:
         for old in [step for step in self.steps() if step.name <= final.name][:-keep]:
             shutil.rmtree(old)
         return final
+
+
+def _short(value: Any, other: Any) -> str:
+    """A value for a message; of a long list what the other one has not."""
+    if not (isinstance(value, list) and isinstance(other, list)):
+        return str(value)
+    own = [item for item in value if item not in other]
+    words = [
+        str({key: part for key, part in item.items() if part is not None})
+        if isinstance(item, dict)
+        else str(item)
+        for item in own[:SHOWN_ITEMS]
+    ]
+    more = f" and {len(own) - SHOWN_ITEMS} more" if own[SHOWN_ITEMS:] else ""
+    return f"{len(value)} in all" + (f", among them {', '.join(words)}{more}" if own else "")
 
 
 class JsonLines:

@@ -44,16 +44,16 @@ MEMORY = """
 import os, sys
 from smolvlm2.config import load_config
 from smolvlm2.plan.packs import Capacity
-from smolvlm2.training import stage
+from smolvlm2.training import layout_choice
 from smolvlm2.training.distributed import connect
 from smolvlm2.training.launch import read_launch
 from smolvlm2.training.recipe import Recipe
 from smolvlm2.training.starting_point import starting_config
 
 world, recipe = connect(read_launch(os.environ), "cpu"), load_config(Recipe, sys.argv[1])
-stage.device_memory = lambda device: [2**40, 2**20][world.rank]
+layout_choice.device_memory = lambda device: [2**40, 2**20][world.rank]
 capacity = Capacity(tokens=100, tiles=4, documents=8)
-print("took", *stage.choose_memory(recipe, starting_config(recipe, None), capacity, world))
+print("took", *layout_choice.choose_memory(recipe, starting_config(recipe, None), capacity, world))
 world.close()
 """
 """Ranks on devices with more and with less memory."""
