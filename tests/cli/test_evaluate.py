@@ -109,6 +109,7 @@ def test_earlier_answers_are_scored_again_to_the_digit(mine, tmp_path, checkpoin
         "gone", [str(mine)], tmp_path, output=output, options=options
     )
     assert again.questions == first.questions
+    assert read_results(output)[0] == checkpoint  # not "gone": those who answered
     assert (again.accuracy, again.interval, again.run) == (
         first.accuracy,
         first.interval,

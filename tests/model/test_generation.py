@@ -155,6 +155,8 @@ def test_a_prompt_longer_than_the_context_is_rejected(make_model, make_batch):
 
 def test_options_out_of_range_are_rejected(make_model, make_batch):
     model = make_model()
+    with pytest.raises(ValueError, match="max_new_tokens is -3, expected at least 0"):
+        model.generate(**make_batch(model.config), max_new_tokens=-3)
     with pytest.raises(ValueError, match="0 < top_p <= 1"):
         model.generate(**make_batch(model.config), top_p=0)
 

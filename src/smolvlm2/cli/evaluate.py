@@ -116,6 +116,8 @@ def evaluate_checkpoint(
             if maker is None:
                 assert answers is not None
                 result = rescore(benchmark, data, answers)
+                # Whose answers they are, whatever the command line says.
+                checkpoint = str(result.run.get("model", checkpoint))
             else:
                 result = run_benchmark(
                     maker.make(benchmark, blank),

@@ -65,9 +65,9 @@ def generate(
     Raises:
         PromptError: A prompt is as long as the model's context or longer, or tiles and
             ``<image>`` tokens do not match.
-        ValueError: ``temperature`` or ``top_p`` out of range.
+        ValueError: ``max_new_tokens``, ``temperature`` or ``top_p`` out of range.
     """
-    _check_sampling(temperature, top_p)
+    _check_options(max_new_tokens, temperature, top_p)
     stops = set(stop_token_ids if stop_token_ids is not None else [model.config.eos_token_id])
     input_ids = torch.as_tensor(input_ids, device=model.device)
     attention_mask, pixel_values, pixel_attention_mask, tile_index = (
@@ -109,7 +109,9 @@ def generate(
     return answers
 
 
-def _check_sampling(temperature: float, top_p: float) -> None:
+def _check_options(max_new_tokens: int, temperature: float, top_p: float) -> None:
+    if max_new_tokens < 0:
+        raise ValueError(f"max_new_tokens is {max_new_tokens}, expected at least 0")
     if temperature < 0 or not 0 < top_p <= 1:
         raise ValueError(
             f"temperature is {temperature} and top_p {top_p}; expected temperature >= 0 and "
