@@ -253,6 +253,18 @@ def test_bounds_apply_to_uncut_videos_only(tmp_path, write, encode_clip):
     assert media["action_antonym"].source.open().name == "thing.mp4"
 
 
+@pytest.mark.parametrize(
+    ("limit", "tasks"),
+    [(1, [1, 0, 0, 0]), (4, [1, 1, 1, 1]), (6, [2, 2, 1, 1]), (20, [2, 2, 2, 2])],
+)
+def test_a_limit_takes_from_every_file(tmp_path, write, encode_clip, limit, tasks):
+    mvbench(tmp_path, write, encode_clip)
+    questions = find_questions(load_benchmark("mvbench"), tmp_path, limit=limit)
+    names = ["action_antonym", "action_localization", "action_sequence", "episodic_reasoning"]
+    found = [question.groups["task"] for question in questions]
+    assert [found.count(name) for name in names] == tasks
+
+
 def test_options_are_cut_off_the_question(tmp_path, write, encode_clip):
     mlvu_parquet(tmp_path, write, encode_clip)
     question = find_questions(load_benchmark("mlvu"), tmp_path)[1]

@@ -1,5 +1,6 @@
 """Questions of a published benchmark, read from its files as they were published."""
 
+import itertools
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -38,7 +39,8 @@ def find_questions(
         data_root: The benchmark's own folder; a data root (``raw/<owner>__<name>`` or
             ``<owner>__<name>`` below it, as ``smolvlm2 download`` makes it, or a folder named like
             the benchmark); for the demo's benchmarks the folder of the question files.
-        limit: Only so many, from the start.
+        limit: Only so many, as evenly from all files as they have questions: a file may be a task
+            of its own.
 
     Raises:
         DataNotFoundError: No question file is there; lists where it was looked for.
@@ -73,10 +75,10 @@ def _read(
     wants_files = layout.videos or layout.folders or layout.subtitles
     index = MediaIndex(folder) if wants_files else None
     questions: list[Question] = []
-    for file in files:
-        for row, cell in _rows(file, layout.image):
-            if limit is not None and len(questions) >= limit:
-                break
+    for number, file in enumerate(files):
+        left = None if limit is None else limit - len(questions)
+        share = None if left is None else -(-left // (len(files) - number))
+        for row, cell in itertools.islice(_rows(file, layout.image), share):
             columns = {**row, "file": file.stem}
             try:
                 questions.append(_question(layout, columns, cell, index, folder))

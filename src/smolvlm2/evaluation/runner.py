@@ -117,7 +117,7 @@ def run_benchmark(
         batch_size: Most questions answered together.
         batch_tiles: Most tiles or frames answered together.
         workers: Threads that decode ahead.
-        limit: Only so many questions, from the start.
+        limit: Only so many questions; see `find_questions`.
         answers_path: JSONL log; an unfinished one of the same run is continued.
         progress: Called after every batch.
         ranks: Processes that share the work; each gets the same result.
