@@ -50,6 +50,16 @@ def test_a_file_that_another_run_consumed_meanwhile_is_not_lost(
     assert not list(pages.glob("*.parquet"))
 
 
+def test_a_folder_that_holds_the_only_copy_says_so(pages, prepare):
+    out = pages.parent.parent / "prepared" / "pages"
+    map_share(PAGES, pages, out, (0, 2), PrepareSettings(consume=True))
+    assert len(list(pages.glob("*.parquet"))) == 1
+    (note,) = out.parent.rglob("DO_NOT_DELETE.txt")
+    assert f"deleted files of {pages}" in note.read_text()
+    folder, _ = prepare(PAGES, consume=True)
+    assert not list(folder.parent.rglob("DO_NOT_DELETE.txt"))
+
+
 def test_a_parquet_file_with_a_damaged_row_group_stays(raw, prepare, png, cauldron_row):
     rows = [cauldron_row([png(n)], ("q", "an answer")) for n in range(6)]
     path = raw / "train-00000-of-00001.parquet"

@@ -7,6 +7,9 @@ from smolvlm2.data.inputs import Input, consume
 from smolvlm2.data.part_files import Account, read_batches
 from smolvlm2.data.workplace import Workplace
 
+KEEP_FILE = "DO_NOT_DELETE.txt"
+"""Says in the folder of an unfinished source what lies in it alone."""
+
 
 def is_consumable(item: Input, account: Account) -> bool:
     """Whether everything usable in an input lies in shards.
@@ -32,4 +35,11 @@ def release(place: Workplace, item: Input) -> None:
             kept |= {n for n, f in zip(names, facts, strict=True) if "reason" not in json.loads(f)}
         files = tuple(file for file in item.files if file.file in kept)
         item = dataclasses.replace(item, files=files)
+    keep = place.folder / KEEP_FILE
+    if not keep.exists():
+        keep.write_text(
+            f"prepare --consume deleted files of {place.raw}; until it is done, what they held "
+            "is here alone.\nRun the same command again: it goes on where it stopped.\n",
+            encoding="utf-8",
+        )
     consume(place.raw, item)

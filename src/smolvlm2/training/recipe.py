@@ -138,7 +138,7 @@ class EvaluationSettings:
     data_root: str | None = None
     """Where their questions lie; null: ``data.root``."""
     limit: int = 100
-    """Questions of each, the first ones."""
+    """Questions of each, from all of its files."""
     every_steps: int = 2000
     """Optimiser steps between two; the last step has one too."""
     batch_size: int = 16
