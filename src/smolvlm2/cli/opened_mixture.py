@@ -56,6 +56,8 @@ class OpenedEntry:
     """Rows that the recipe leaves out, by reason."""
     cut: int
     """Admitted rows that lose turns at their end."""
+    turn_order: int | None
+    """Number of the order of turns that is looked at; None: as published."""
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -193,6 +195,7 @@ def _opened(
         **{name: table.column(name)[order] for name in columns},
         excluded=dict(table.excluded),
         cut=table.cut,
+        turn_order=table.turn_order(0),
     )
 
 
