@@ -227,7 +227,10 @@ def inspect_row(opened: OpenedMixture, entry: OpenedEntry, row: int) -> Inspecte
     try:
         for medium, locator in zip(media, published.media, strict=False):
             medium.source = store.read(locator)
-        shown.sample = opened.processor.encode_sample(messages, [m.source for m in media])
+        edge = None if place is None else int(entry.longest_edge[place])
+        limits = [edge if medium.kind == "image" else None for medium in media]
+        sources = [medium.source for medium in media]
+        shown.sample = opened.processor.encode_sample(messages, sources, limits)
     except (MediaError, PromptError) as error:
         reason = error.reason if isinstance(error, MediaError) else "placeholder_mismatch"
         shown.error = f"{reason}: {error}"
