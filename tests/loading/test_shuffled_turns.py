@@ -160,11 +160,12 @@ def test_means_and_maxima_are_those_of_all_orders(open_asked):
 
 
 def test_a_row_is_left_out_where_an_orders_first_pair_does_not_fit(open_asked):
-    limit = 90
+    limit = 45
     data, reader = open_asked("limits.turn_orders=2", f"limits.max_tokens={limit}")
     table, manifest = data.tables[0], data.manifests[0]
     admitted = set(table.column("rows").tolist())
     assert table.excluded["too_long"] == ROWS - len(admitted) > 0
+    mixed = 0
     for row in range(ROWS):
         fits = []
         for order in range(2):
@@ -175,6 +176,8 @@ def test_a_row_is_left_out_where_an_orders_first_pair_does_not_fit(open_asked):
             fits.append(len(reader.processor.encode_sample(messages[:2], []).input_ids) <= limit)
         else:
             assert (row in admitted) == all(fits)
+            mixed += len(set(fits)) == 2
+    assert mixed
 
 
 def test_an_entry_may_have_its_own_cap_and_orders(open_asked):
@@ -198,6 +201,13 @@ def test_an_entry_may_have_its_own_cap_and_orders(open_asked):
 def test_the_plans_digest_covers_cap_and_orders(open_asked):
     settings = ((), LIMITS, LIMITS[:1], LIMITS[1:], (*LIMITS[:1], "limits.turn_orders=2"))
     assert len({open_asked(*each)[0].plan.digest() for each in settings}) == len(settings)
+
+
+def test_the_digest_tells_orders_of_equal_length_apart(make_reader):
+    entries = "data.mixture.entries=[{source: text_digits}]"
+    before, after = (make_reader(entries, f"limits.turn_orders={n}")[0] for n in (0, 1))
+    assert np.array_equal(before.tables[0].column("tokens"), after.tables[0].column("tokens"))
+    assert before.plan.digest() != after.plan.digest()
 
 
 def test_joined_rows_are_reordered_too(tmp_path, open_asked):
