@@ -16,6 +16,8 @@ START, ORDERS, SEED = 40, 3, 5
 MEDIA = {"image": ImageLayout(0, 0), "video": VideoLayout([0.0, 1.0], 2.0)}
 WORDS = [
     "Which",
+    "How many ",
+    "In the ",
     "digit",
     " is",
     "\n",

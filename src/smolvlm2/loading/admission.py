@@ -33,8 +33,8 @@ logger = logging.getLogger(__name__)
 
 VERSION = 1
 """Of the files below."""
-CHUNK_ROWS = 1 << 18
-"""Rows measured at a time: about 100 MB of temporaries."""
+CHUNK_ROWS = 1 << 16
+"""Rows measured at a time: temporaries take about 100 MB where rows have many turns."""
 RECORDS_FILE = "records.npy"
 FACTS_FILE = "facts.json"
 

@@ -1,23 +1,26 @@
 """Token columns of rows whose turns stand in other orders: exact, with little read.
 
 An answer has the same tokens wherever it stands. So has a question, but where media stand in front
-of it: the one that they leave and the one that they come to are counted again.
+of it: what they add is counted for the question that they leave and for the one that they come to.
 """
 
-from dataclasses import replace
+import re
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from smolvlm2.data.geometry import ROLES, Geometry
 from smolvlm2.data.manifest import Manifest
-from smolvlm2.loading.turn_orders import movable_pairs, split_media, turn_keys
+from smolvlm2.loading.turn_orders import leads_text, split_media, turn_keys
 from smolvlm2.plan.permutation import derive_keys
 from smolvlm2.processing.lengths import turn_tokens_of_many
 from smolvlm2.processing.tokenizer import Tokenizer
 
 BATCH_ROWS = 256
-"""Rows handed to the tokenizer at once."""
+"""Rows read at once."""
+_FIRST_WORD = re.compile("[A-Za-z]+(?= [A-Za-z])")
 
 
 def geometry_in_orders(
@@ -47,14 +50,14 @@ def geometry_in_orders(
         for order in range(orders)
     ]
     shown = np.flatnonzero(movable & (np.diff(part.media_offsets) > 0))
-    recounted = _count_again(part, manifest, start, tokenizer, opening, shown, taken)
+    changes = _count_again(part, manifest, start, tokenizer, opening, shown, taken)
     begins = part.message_offsets[:-1]
     bare = part.message_text_tokens.astype(np.int32)  # a copy
     bare[begins] -= 1  # the conversation's first token belongs to no turn
     found = []
-    for source, again in zip(taken, recounted, strict=True):
+    for source, again in zip(taken, changes, strict=True):
         text = bare[source]
-        text[list(again)] = list(again.values())
+        text[list(again)] += np.fromiter(again.values(), dtype=np.int32)
         text[begins] += 1
         supervised = part.message_supervised[source]
         found.append(replace(part, message_text_tokens=text, message_supervised=supervised))
@@ -111,31 +114,56 @@ def _count_again(
     shown: NDArray[np.int64],
     taken: list[NDArray[np.int64]],
 ) -> list[dict[int, int]]:
-    """Count the questions that media leave or come to: text tokens by place, for each order.
+    """What questions gain that media come to, and lose that they leave: by place, for each order.
 
     Rows whose media stand behind text get their order back in ``taken``.
     """
     found: list[dict[int, int]] = [{} for _ in taken]
+    media_tokens = _MediaTokens(tokenizer)
+    begins = part.message_offsets
+    # Where the published first question goes.
+    moved_to = [np.argsort(source)[opening] for source in taken]
     for number in range(0, len(shown), BATCH_ROWS):
         rows = shown[number : number + BATCH_ROWS]
-        asked, places = [], []
         for row, messages in zip(rows.tolist(), manifest.messages(rows + start), strict=True):
-            begin, end = part.message_offsets[row : row + 2].tolist()
-            first = int(opening[row])
-            fixed = not movable_pairs(messages)[1]
-            media, text = split_media(messages[first - begin])
+            begin, first = int(begins[row]), int(opening[row])
+            content = messages[first - begin]["content"]
+            if not leads_text(content):
+                for source in taken:
+                    source[begin : begins[row + 1]] = np.arange(begin, begins[row + 1])
+                continue
             for order, source in enumerate(taken):
-                if fixed:
-                    source[begin:end] = np.arange(begin, end)
                 leading = int(source[first])
                 if leading == first:
                     continue
-                behind = begin + int(np.flatnonzero(source[begin:end] == first)[0])
-                led = [*media, *split_media(messages[leading - begin])[1]]
-                asked += [[{"role": "user", "content": content}] for content in (led, text)]
-                places += [(order, first), (order, behind)]
-        for (order, place), turns in zip(
-            places, turn_tokens_of_many(asked, tokenizer), strict=True
-        ):
-            found[order][place] = int(turns.text[0]) - 1
+                media, text = split_media(content)
+                question = split_media(messages[leading - begin]["content"])[1]
+                found[order][first] = media_tokens.added(media, question)
+                found[order][int(moved_to[order][row])] = -media_tokens.added(media, text)
     return found
+
+
+@dataclass
+class _MediaTokens:
+    """How many more text tokens a question has behind media than without them.
+
+    Its other words stay the same: the tokenizer cuts before a space in front of a word
+    (`LengthModel` checks it), so that most questions are known by their first one.
+    """
+
+    tokenizer: Tokenizer
+    known: dict[tuple[str, ...], int] = field(default_factory=dict)
+
+    def added(self, media: list[Any], text: list[Any]) -> int:
+        word = _FIRST_WORD.match(text[0]["text"])
+        if word is None:
+            return self._count(media, text)
+        key = word[0], *(part["type"] for part in media)
+        if key not in self.known:
+            self.known[key] = self._count(media, [{"type": "text", "text": word[0]}])
+        return self.known[key]
+
+    def _count(self, media: list[Any], text: list[Any]) -> int:
+        asked = [[{"role": "user", "content": content}] for content in ([*media, *text], text)]
+        behind, alone = turn_tokens_of_many(asked, self.tokenizer)
+        return int(behind.text[0] - alone.text[0])

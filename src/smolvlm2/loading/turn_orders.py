@@ -53,12 +53,16 @@ def movable_pairs(messages: Sequence[dict[str, Any]]) -> tuple[int, int]:
     if pairs < 2 or rest or roles[system:] != ["user", "assistant"] * pairs:
         return system, 0
     for number, message in enumerate(messages):
-        is_medium = [part["type"] != "text" for part in message["content"]]
-        media = sum(is_medium)
-        leads = number == system and media < len(is_medium) and all(is_medium[:media])
-        if media and not leads:
+        media = any(part["type"] != "text" for part in message["content"])
+        if media and not (number == system and leads_text(message["content"])):
             return system, 0
     return system, pairs
+
+
+def leads_text(content: list[dict[str, Any]]) -> bool:
+    """Whether a message's media stand in front of text, and there is some."""
+    kinds = [part["type"] for part in content]
+    return "text" in kinds and set(kinds[kinds.index("text") :]) == {"text"}
 
 
 def reorder_turns(messages: list[dict[str, Any]], key: int | None) -> list[dict[str, Any]]:
@@ -76,16 +80,16 @@ def reorder_turns(messages: list[dict[str, Any]], key: int | None) -> list[dict[
     system, pairs = movable_pairs(messages)
     if not pairs:
         return messages
-    media = split_media(messages[system])[0]
+    media = split_media(messages[system]["content"])[0]
     moved = messages[:system]
     for place, pair in enumerate(draw_order(pairs, key)):
         question, answer = messages[system + 2 * pair : system + 2 * pair + 2]
-        text = split_media(question)[1]
+        text = split_media(question["content"])[1]
         moved += [{**question, "content": [*([] if place else media), *text]}, answer]
     return moved
 
 
-def split_media(message: dict[str, Any]) -> tuple[list[Any], list[Any]]:
+def split_media(content: list[dict[str, Any]]) -> tuple[list[Any], list[Any]]:
     """A message's media, and its parts of text."""
-    media = [part for part in message["content"] if part["type"] != "text"]
-    return media, [part for part in message["content"] if part["type"] == "text"]
+    media = [part for part in content if part["type"] != "text"]
+    return media, [part for part in content if part["type"] == "text"]
