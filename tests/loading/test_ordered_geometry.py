@@ -11,6 +11,8 @@ from smolvlm2.loading.ordered_geometry import geometry_in_orders
 from smolvlm2.loading.turn_orders import movable_pairs, reorder_turns, turn_key
 from smolvlm2.processing.lengths import turn_tokens
 from smolvlm2.processing.template import ImageLayout, VideoLayout, encode_conversation
+from smolvlm2.processing.tokenizer import extend_for_images
+from smolvlm2.processing.tokenizer_training import train_base_tokenizer
 
 START, ORDERS, SEED = 40, 3, 5
 MEDIA = {"image": ImageLayout(0, 0), "video": VideoLayout([0.0, 1.0], 2.0)}
@@ -145,6 +147,26 @@ def test_every_order_has_the_tokens_that_it_is_read_with(drawn, monkeypatch, bat
     assert moved > 200
     movable = sum(movable_pairs(messages)[1] > 0 for messages in conversations)
     assert 50 < movable < 150  # both kinds are there
+
+
+def test_a_word_that_goes_on_behind_ascii_is_counted_as_a_whole(tmp_path):
+    train_base_tokenizer(["See na\u00efve na\u00efve"] * 9, tmp_path, vocab_size=300)
+    tokenizer = extend_for_images(tmp_path)
+
+    def count(text):
+        return len(tokenizer.encode_text(text))
+
+    added = [count(f"User:{text}") - count(f"User: {text}") for text in ("na\u00efve it", "na it")]
+    assert added[0] != added[1]  # else nothing is tested
+    asked = [[{"type": "image"}, {"type": "text", "text": "na it?"}]]
+    asked += [[{"type": "text", "text": f"na\u00efve {word}?"}] for word in ("it", "this")]
+    answer = {"role": "assistant", "content": [{"type": "text", "text": "Yes."}]}
+    messages = [each for q in asked for each in ({"role": "user", "content": q}, answer)]
+    part = geometry_of([messages], tokenizer)
+    found = geometry_in_orders(part, manifest_of([messages]), START, tokenizer, 8)
+    for order, geometry in enumerate(found):
+        expected = turn_tokens(reorder_turns(messages, turn_key("drawn", START, order)), tokenizer)
+        assert geometry.message_text_tokens.tolist() == expected.text.tolist()
 
 
 def test_the_published_order_is_the_geometry_itself(drawn):
