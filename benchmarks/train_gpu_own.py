@@ -25,9 +25,10 @@ from smolvlm2.training.freezing import apply_freezing
 from smolvlm2.training.launch import ParallelSettings
 from smolvlm2.training.memory import Checkpointing, estimate_memory
 from smolvlm2.training.optimizer import OptimizerSettings
+from smolvlm2.training.pack_copies import INPUTS
 from smolvlm2.training.parallelize import Layout, compile_blocks, parallelize
 from smolvlm2.training.training_settings import TrainingSettings
-from smolvlm2.training.update import INPUTS, Updater
+from smolvlm2.training.update import Updater
 
 SEED = 0
 LEARNING_RATE = 1e-4

@@ -9,6 +9,7 @@ torch = pytest.importorskip("torch")
 from smolvlm2.apple import checkpoint as files  # noqa: E402
 from smolvlm2.apple.generation import Answer  # noqa: E402
 from smolvlm2.apple.samples import open_samples  # noqa: E402
+from smolvlm2.errors import PromptError  # noqa: E402
 from smolvlm2.model.smolvlm import SmolVLM  # noqa: E402
 
 pytestmark = pytest.mark.mlx
@@ -57,3 +58,19 @@ def test_sampling_repeats_with_its_seed(ours, conversation):
 
     assert sample(1) == sample(1)
     assert sample(1) != sample(2)
+
+
+def test_an_answer_stays_within_the_models_context(ours):
+    """mlx-vlm has no limit of its own: it goes on, at positions that the model has never seen."""
+    context = ours.config.text.max_position_embeddings
+
+    def messages(words):
+        return [{"role": "user", "content": "\n" * words + "red"}]
+
+    with pytest.raises(PromptError, match=rf"tokens and the model's context is {context}; shorten"):
+        list(Answer(ours, messages(2 * context)))
+    bare = len(ours.processor(messages(0), add_generation_prompt=True)["input_ids"][0])
+    answer = Answer(ours, [{"role": "user", "content": "?1" * ((context - bare) // 2 - 2) + "red"}])
+    list(answer)
+    assert context - 16 < answer.prompt_tokens < context
+    assert answer.prompt_tokens + len(answer.tokens) <= context

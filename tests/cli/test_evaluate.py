@@ -1,6 +1,7 @@
 """``smolvlm2 evaluate`` and ``compare``: what they print, write, and refuse before loading."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from smolvlm2.cli import evaluate as command
 from smolvlm2.cli.main import app
 from smolvlm2.errors import ConfigError, DataError, DataNotFoundError
 from smolvlm2.evaluation.result_files import read_results
+from smolvlm2.model.hub import resolve_checkpoint
 
 Options = command.EvaluationOptions
 
@@ -90,7 +92,8 @@ def test_scores_are_printed_and_written_with_a_table(mine, tmp_path, capsys, che
     assert written["versions"]["torch"]
     assert written["results"][0]["controls"] == {"blank_images": 0.0}
     run = written["results"][0]["run"]
-    assert {"weights", "tile_size", "max_frames", "longest_edge", "dtype"} <= set(run)
+    assert {"weights", "tokenizer", "tile_size", "split", "longest_edge", "dtype"} <= set(run)
+    assert run["dtype"] == "float32"
     table = output.with_suffix(".md").read_text()
     assert "## Mine by type" in table
     assert "rule `exact_match`" in table
@@ -106,6 +109,7 @@ def test_earlier_answers_are_scored_again_to_the_digit(mine, tmp_path, checkpoin
         "gone", [str(mine)], tmp_path, output=output, options=options
     )
     assert again.questions == first.questions
+    assert read_results(output)[0] == checkpoint  # not "gone": those who answered
     assert (again.accuracy, again.interval, again.run) == (
         first.accuracy,
         first.interval,
@@ -122,6 +126,15 @@ def test_two_evaluations_are_compared(mine, tmp_path, checkpoint):
     assert done.exit_code == 0
     assert f"A: {checkpoint}" in done.output
     assert "| Mine | 0.0 | 0.0 | +0.0 |" in done.output
+    assert "only" not in done.output
+    text = (tmp_path / "mine.yaml").read_text().replace("name: mine", "name: other")
+    (tmp_path / "other.yaml").write_text(text)
+    both = [str(mine), str(tmp_path / "other.yaml")]
+    command.evaluate_checkpoint(checkpoint, both, tmp_path, output=tmp_path / "b.json")
+    compared = command.compare_files(tmp_path / "a.json", tmp_path / "b.json")
+    assert compared.endswith("\n- other: in B only, not compared\n")
+    with pytest.raises(DataError, match="not a result of `smolvlm2 evaluate`"):
+        command.compare_files(tmp_path / "a.json", tmp_path)
     (tmp_path / "c.json").write_text("{}")
     with pytest.raises(DataError, match=r"c\.json: not a result of `smolvlm2 evaluate`"):
         command.compare_files(tmp_path / "a.json", tmp_path / "c.json")
@@ -158,11 +171,43 @@ def test_what_is_missing_is_told_before_the_checkpoint_is_loaded(tmp_path):
         )
 
 
+@pytest.mark.parametrize("name", ["scores", "scores.md", "folder.json"])
+def test_an_output_that_cannot_be_written_is_told_before_anything_is_asked(tmp_path, name):
+    (tmp_path / "folder.json").mkdir()
+    with pytest.raises(ConfigError, match=r"expected the name of a file that ends in \.json"):
+        command.evaluate_checkpoint("nowhere", ["mlvu"], tmp_path, output=tmp_path / name)
+
+
+def test_a_longest_edge_that_nobody_would_follow_is_refused(mine, tmp_path, monkeypatch):
+    options = Options(backend="endpoint", address="http://127.0.0.1:9/v1", longest_edge=512)
+    with pytest.raises(ConfigError, match="--longest-edge has no effect at an endpoint"):
+        command.evaluate_checkpoint("name", [str(mine)], tmp_path, options=options)
+    monkeypatch.setattr(
+        "smolvlm2.evaluation.transformers_models.load_transformers",
+        lambda *_, **__: (torch.nn.Linear(1, 1), object()),
+    )
+    options = Options(backend="transformers", longest_edge=512)
+    with pytest.raises(ConfigError, match="--longest-edge has no effect on other: it is"):
+        command.evaluate_checkpoint("other", [str(mine)], tmp_path, options=options)
+
+
+def test_a_run_that_still_trains_is_scored_by_the_step_that_it_had(mine, tmp_path, checkpoint):
+    """`latest` moves on; every file is read from one step, and the result names it."""
+    steps = tmp_path / "run" / "checkpoints"
+    shutil.copytree(checkpoint, steps / "step-00000005")
+    (steps / "latest").symlink_to("step-00000005")
+    assert resolve_checkpoint(tmp_path / "run") == (steps / "step-00000005").resolve()
+    (result,) = command.evaluate_checkpoint(str(tmp_path / "run"), [str(mine)], tmp_path)
+    assert result.run["folder"] == "step-00000005"
+
+
 @pytest.mark.parametrize(
     ("device", "rank", "expected"),
     [("auto", "1", "cuda:1"), ("auto", None, "cuda"), ("cpu", "1", "cpu")],
 )
-def test_each_process_of_a_launcher_takes_its_own_gpu(monkeypatch, device, rank, expected):
+def test_each_process_of_a_launcher_takes_its_own_gpu(
+    monkeypatch, tmp_path, device, rank, expected
+):
     from smolvlm2.cli import checkpoint
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
@@ -177,7 +222,8 @@ def test_each_process_of_a_launcher_takes_its_own_gpu(monkeypatch, device, rank,
         return torch.nn.Linear(1, 1), None
 
     monkeypatch.setattr(checkpoint, "load_checkpoint", load)
-    command._Backends("run", Options(device=device))
+    (tmp_path / "tokenizer.json").touch()
+    command._Backends(str(tmp_path), Options(device=device))
     assert found == [expected]
 
 

@@ -129,6 +129,9 @@ def test_the_seed_decides_a_sampled_answer(checkpoint):
     }
     assert answers[0][0] == answers[0][1]
     assert answers[0][0] != answers[1][0]
+    likeliest = generate_answer(checkpoint, "?", **ASK)
+    assert likeliest != answers[0][0]
+    assert generate_answer(checkpoint, "?", temperature=5.0, top_p=1e-6, **ASK) == likeliest
 
 
 @pytest.mark.parametrize("kind", ["images", "videos"])

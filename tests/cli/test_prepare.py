@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from smolvlm2.cli.main import main
-from smolvlm2.cli.prepare import parse_task, summary_table
+from smolvlm2.cli.prepare import parse_task, summary_table, unread_files
 from smolvlm2.data.prepare import SourceSummary
 from smolvlm2.errors import ConfigError
 from smolvlm2.processing.tokenizer_training import train_base_tokenizer
@@ -122,3 +122,22 @@ def test_the_table_lines_up():
         "long_name  1,234,567  1,234,567         0      0",
         "  besides rows: unsafe_path 2",
     ]
+
+
+def test_a_source_of_which_no_row_could_be_read_fails_and_names_its_files(run, data):
+    file = data / "raw" / "demo__m4_digits" / "m4_instruct_annotations.json"
+    file.write_text("<html>404</html>")
+    status, out, err = run()
+    assert status == 1
+    assert "m4_digits: m4_instruct_annotations.json: begins with b'<'; expected a JSON list" in out
+    assert "no row could be read" in err
+
+
+def test_few_of_many_unread_files_are_named(tmp_path):
+    line = {"row": None, "member": None, "reason": "unreadable_record", "detail": "cut"}
+    lines = [json.dumps(line | {"file": f"{n}.parquet"}) for n in range(9)]
+    lines += [json.dumps(line | {"file": "a", "row": 1}), json.dumps(line | {"member": "m"})]
+    (tmp_path / "ledger.jsonl").write_text("\n".join(lines))
+    found = unread_files(tmp_path, most=2)
+    assert found[0] == "0.parquet: cut; fetch it again"
+    assert found[1:] == ["1.parquet: cut; fetch it again", "and 7 files more, see ledger.jsonl"]

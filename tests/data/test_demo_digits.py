@@ -158,3 +158,10 @@ def test_without_scikit_learn_the_pip_command_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
     with pytest.raises(MissingDependencyError, match=r'pip install "smolvlm2\[demo\]"'):
         write_demo_data(tmp_path)
+
+
+@pytest.mark.parametrize("below", ["", "below"])
+def test_a_file_in_the_place_of_the_folder_is_named(tmp_path, tiny, below):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(DataError, match=r"file.*; a file is in the place of a folder: name ano"):
+        write_demo_data(tmp_path / "file" / below, **tiny)

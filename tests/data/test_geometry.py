@@ -57,3 +57,9 @@ def test_a_column_that_is_no_array_is_refused(folder):
     (folder / "media_width.npy").write_bytes(b"hello there, no header")
     with pytest.raises(DataError, match="not a NumPy column"):
         Geometry.open(folder)
+
+
+def test_an_empty_file_is_no_column(folder):
+    (folder / "media_width.npy").write_bytes(b"")
+    with pytest.raises(DataError, match=r"media_width.*not a NumPy column"):
+        Geometry.open(folder)

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import tarfile
 from dataclasses import dataclass
 from typing import ClassVar
@@ -15,6 +16,7 @@ from smolvlm2.data.ledger import LeftOutError
 from smolvlm2.data.manifest import Manifest
 from smolvlm2.data.media import MediaStore
 from smolvlm2.data.sources.cauldron import ImagesAndTexts
+from smolvlm2.data.sources.own_rows import OwnRows
 from smolvlm2.data.sources.record import RawMedium, Record
 from smolvlm2.errors import DataError
 
@@ -147,3 +149,16 @@ def test_clips_in_rows_become_frames(raw, prepare, clip):
     assert len(frames.frames) == manifest.geometry.media_frames[0] == 4
     assert frames.duration == pytest.approx(5)
     assert io.BytesIO(frames.frames[0]).read(2) == b"\xff\xd8"
+
+
+def test_a_file_whose_name_is_no_text_is_read(raw, prepare):
+    row = {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}
+    path = os.fsencode(raw) + b"/rows\xff.jsonl"
+    try:
+        with open(path, "w") as file:
+            json.dump(row, file)
+    except OSError:
+        pytest.skip("a file system that wants text")
+    folder, summary = prepare(OwnRows(source="own", licence="none"))
+    assert (summary.rows_kept, summary.subsets) == (1, ["rows?"])
+    assert Manifest.open(folder).sample_id(0) == "own/rows?:0"

@@ -166,6 +166,20 @@ def test_a_run_that_comes_second_to_the_end_takes_the_firsts_result(
     assert [path.name for path in out.parent.iterdir()] == ["clips"]
 
 
+def test_a_run_with_other_settings_at_once_is_named(clips, out, tokenizer, monkeypatch):
+    plain, frames = prepare_module.map_input, PrepareSettings(frames=FrameSettings())
+
+    def before_another(place, item, stamp):
+        account = plain(place, item, stamp)
+        if item.kind == "rows" and place.frames is None:
+            map_share(CLIPS, clips, out, (0, 1), frames)
+        return account
+
+    monkeypatch.setattr(prepare_module, "map_input", before_another)
+    with pytest.raises(DataError, match="replaced meanwhile; is the source also being prepared"):
+        prepare_source(CLIPS, clips, out, tokenizer)
+
+
 def test_shards_are_moved_where_a_file_has_but_one_name(
     clips, out, tokenizer, monkeypatch, tree_bytes
 ):
@@ -305,7 +319,7 @@ def test_a_full_disk_says_how_to_go_on(raw, prepare, png, cauldron_row, write_ro
         raise OSError(28, os.strerror(28))
 
     monkeypatch.setattr("smolvlm2.data.shards.ShardWriter._append", full)
-    with pytest.raises(DataError, match=r"disk is full; free some space \(--consume"):
+    with pytest.raises(DataError, match=r"disk or a quota is full .*; free some space \(--consume"):
         prepare(PAGES)
 
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from smolvlm2.errors import ConfigError
+from smolvlm2.evaluation.benchmark import Prompt
 from smolvlm2.evaluation.runner import evaluate
 
 
@@ -31,3 +32,23 @@ def test_a_batch_too_large_for_the_device_goes_in_halves(
     assert "7 questions with 23 tiles" in caplog.text
     with pytest.raises(ConfigError, match=r"'shade/\d' with \d tiles .* 2.00 GiB.*--max-frames"):
         evaluate(SmallDevice(model, 0), processor, benchmark_, data_root)
+
+
+@pytest.mark.parametrize(("style", "least"), [("native", 1), ("lmms", 0), ("vlmevalkit", 0)])
+def test_a_style_of_our_own_always_answers_something(
+    model, processor, benchmark_, data_root, style, least
+):
+    """Others leave a model free to say nothing; each style has its own longest answer."""
+    asked = {}
+
+    class Listener:
+        def generate(self, input_ids, **options):
+            asked.update(options)
+            return model.generate(input_ids, **options)
+
+    text = Prompt(text="{question}")
+    benchmark_.prompts = {"native": text, "lmms": text}
+    benchmark_.prompts["vlmevalkit"] = Prompt(text="{question}", max_new_tokens=3)
+    evaluate(Listener(), processor, benchmark_, data_root, style=style, limit=1)
+    assert asked["min_new_tokens"] == least
+    assert asked["max_new_tokens"] == (3 if style == "vlmevalkit" else benchmark_.max_new_tokens)

@@ -96,7 +96,9 @@ def test_without_lmms_eval_the_plug_in_names_the_extra():
 @pytest.mark.parametrize(
     ("cuda", "asked", "expected"), [(1, {}, "cuda"), (1, {"device": "cpu"}, "cpu"), (0, {}, "cpu")]
 )
-def test_a_checkpoint_goes_to_the_gpu_unless_told_otherwise(monkeypatch, cuda, asked, expected):
+def test_a_checkpoint_goes_to_the_gpu_unless_told_otherwise(
+    monkeypatch, caplog, cuda, asked, expected
+):
     from smolvlm2.model.smolvlm import SmolVLM
     from smolvlm2.processing.processor import Processor
 
@@ -118,5 +120,6 @@ def test_a_checkpoint_goes_to_the_gpu_unless_told_otherwise(monkeypatch, cuda, a
     module = importlib.import_module("smolvlm2.evaluation.lmms_plugin")
     monkeypatch.delitem(sys.modules, "smolvlm2.evaluation.lmms_plugin")
     with pytest.raises(PromptError, match="give pretrained=PATH, or model and processor"):
-        module.LmmsModel("run", **asked)
+        module.LmmsModel("run", **asked, max_batch_size=None, max_frames=32)
     assert found["device"] == expected
+    assert "knows no model argument max_frames, so it has no effect" in caplog.text

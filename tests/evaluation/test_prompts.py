@@ -140,6 +140,10 @@ def test_one_frame_a_second_is_called_by_its_second(encode_clip, tmp_path):
     assert Frames(medium, settings, "seconds").timestamps.tolist() == [0, 1, 2, 3, 4, 5]
     few = Frames(medium, VideoSettings(max_frames=3, backend="pyav"), "seconds")
     assert few.timestamps.tolist() == [0, 2, 5]
+    # A second that is not whole is not shown: int(duration * rate), as there.
+    index = Frames(Medium("video", LooseFile(path), 0.0, 3.5), settings, "seconds")
+    assert index.duration == pytest.approx(15 / 4)
+    assert index.timestamps.tolist() == [0, 1, 2]
 
 
 def test_a_folder_of_frames_is_a_clip(tmp_path, write):

@@ -8,6 +8,7 @@ from smolvlm2.errors import ConfigError, DataError, DataNotFoundError
 from smolvlm2.evaluation.benchmark import benchmark_names, download_plan, load_benchmark
 from smolvlm2.evaluation.prompts import conversation
 from smolvlm2.evaluation.questions import read_questions
+from smolvlm2.evaluation.rules import apply_rule
 
 PUBLISHED = (
     "chartqa",
@@ -57,6 +58,45 @@ def test_several_media_keep_their_order(tmp_path):
         ("image", "first.png"),
         ("video", "second.mp4"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("answer", "choices", "letter"),
+    [
+        ("blue", ["red", "blue"], "B"),
+        ("B", ["red", "blue"], "B"),
+        ("A", ["B", "A"], "B"),  # the text of a choice before its letter
+        (["x", "2"], [1, 2], "B"),
+        ("C", ["red", "blue"], ""),
+        ("blue", [], ""),
+    ],
+)
+def test_a_question_of_ones_own_can_be_scored_by_its_letter(tmp_path, answer, choices, letter):
+    row = {"question_id": 1, "messages": [{"role": "user", "content": "Which?"}]}
+    path = tmp_path / "q.jsonl"
+    path.write_text(json.dumps(row | {"answer": answer, "choices": choices}))
+    (question,) = read_questions(path)
+    assert question.letter == letter
+    if letter:
+        assert apply_rule("choice/lmms-eval", f"({letter})", question) == 1
+        assert apply_rule("choice/lmms-eval", "D", question) == 0
+
+
+@pytest.mark.parametrize("answer", [None, [], [None]])
+def test_a_question_without_an_accepted_answer_is_not_asked(tmp_path, answer):
+    row = {"question_id": 1, "messages": [{"role": "user", "content": "Which?"}], "answer": answer}
+    path = tmp_path / "q.jsonl"
+    path.write_text(json.dumps(row))
+    (question,) = read_questions(path)
+    assert question.problem == "no_answer: the file gives no accepted answer"
+
+
+def test_lines_end_at_line_feeds_only(tmp_path):
+    text = "one\u2028two"
+    row = {"question_id": 1, "messages": [{"role": "user", "content": text}], "answer": "a"}
+    path = tmp_path / "q.jsonl"
+    path.write_text(json.dumps(row, ensure_ascii=False), encoding="utf-8")
+    assert read_questions(path)[0].text == text
 
 
 @pytest.mark.parametrize(

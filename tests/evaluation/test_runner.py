@@ -1,5 +1,6 @@
 """The runner: batches, killed runs, ranks, media that cannot be read, controls."""
 
+import copy
 import json
 import os
 import signal
@@ -53,6 +54,12 @@ def test_scores_chance_and_groups_are_counted(ask):
     }
     assert json.loads(json.dumps(result.to_json()))["unanswered"] == []
     assert result.tokens == 7
+
+
+def test_a_constant_letter_has_a_score_where_letters_are_asked_for(ask, benchmark_):
+    assert ask().constant == {}
+    benchmark_.rule = "choice/lmms-eval"
+    assert set(ask().constant) == set("ABC")
 
 
 def test_prompts_of_like_shape_go_together(make_oracle, benchmark_, ask):
@@ -160,6 +167,32 @@ def test_answers_of_another_run_are_not_taken_over(ask, make_oracle, benchmark_,
     oracle = make_oracle(benchmark_, lambda _: "0")
     ask(oracle, answers_path=log)
     assert not oracle.batches
+
+
+def test_answers_of_another_run_are_kept_and_found_again(
+    ask, make_oracle, benchmark_, tmp_path, caplog
+):
+    """Somebody takes up a long evaluation and forgets a setting."""
+    log = tmp_path / "shade.jsonl"
+    with pytest.raises(KeyboardInterrupt):
+        ask(make_oracle(benchmark_, lambda _: "0", die_after=2), batch_size=2, answers_path=log)
+    ask(blank_images=True, answers_path=log)
+    assert "held 4 answers of a run with another blank_images; they are in shade." in caplog.text
+    oracle = make_oracle(benchmark_, lambda _: "0")
+    ask(oracle, batch_size=2, answers_path=log)
+    assert sum(map(len, oracle.batches)) == 3
+    (kept,) = tmp_path.glob("shade.*.jsonl")  # the other run's, whole
+    assert json.loads(kept.read_text().splitlines()[0])["blank_images"] is True
+
+
+@pytest.mark.parametrize("field", ["split", "max_frames"])
+def test_a_log_of_other_pixels_is_another_log(make_oracle, benchmark_, processor, field):
+    oracle = make_oracle(benchmark_, lambda _: "0")
+    before = oracle.describe()
+    oracle.processor = copy.copy(processor)
+    oracle.processor.image = replace(processor.image, split=False)
+    oracle.processor.video = replace(processor.video, max_frames=7)
+    assert oracle.describe()[field] != before[field]
 
 
 def test_other_weights_have_another_fingerprint():

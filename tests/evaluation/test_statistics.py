@@ -94,6 +94,9 @@ def test_equal_models_do_not_differ_and_a_better_one_does():
     assert paired_test([0.0] * 4, even(4), [""] * 4, range(4))[2] == 1
 
 
+RUNS = (("a", 2048), ("b", 512))
+
+
 def result(scores: dict[str, float], **fields) -> BenchmarkResult:
     values = {
         "benchmark": "shade",
@@ -126,6 +129,15 @@ def test_two_results_are_compared_question_by_question():
     found = compare(a, b)
     assert (found.difference, found.wins, found.losses) == (pytest.approx(0.5), 6, 1)
     assert found.warnings == ("prompt style differs: 'native' and 'lmms'",)
+    pixels = [{"weights": name, "folder": name, "longest_edge": edge} for name, edge in RUNS]
+    found = compare(
+        result({"1": 1.0}, run=pixels[0]), result({"1": 1.0}, run=pixels[1] | {"dtype": "bfloat16"})
+    )
+    assert found.warnings == (
+        "longest_edge differs: 2048 and 512",
+        "dtype differs: None and 'bfloat16'",
+    )
+    found = compare(a, b)
     table = comparison_table([found])
     assert "| Shade | 30.0 | 80.0 | +50.0 |" in table
     assert "- Shade: prompt style differs" in table

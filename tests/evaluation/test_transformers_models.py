@@ -33,8 +33,20 @@ def test_a_smolvlm_in_transformers_answers_as_ours(
     assert len(set(found["ours"].values())) > 1
 
 
-def test_what_transformers_cannot_load_is_named(tmp_path):
+def test_what_transformers_cannot_load_is_named(model, tmp_path, monkeypatch):
     with pytest.raises(CheckpointError, match="transformers cannot load it"):
+        load_transformers(str(tmp_path))
+    model.save_pretrained(tmp_path)
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:2000])
+    with pytest.raises(CheckpointError, match="transformers cannot load it"):
+        load_transformers(str(tmp_path))
+
+    def lacks_a_package(*_, **__):
+        raise ImportError("\nits processor needs torchvision\nsee there")
+
+    monkeypatch.setattr("transformers.AutoConfig.from_pretrained", lacks_a_package)
+    with pytest.raises(CheckpointError, match=r"load it \(its processor needs torchvision\)$"):
         load_transformers(str(tmp_path))
 
 

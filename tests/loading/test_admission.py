@@ -1,5 +1,6 @@
 """What a recipe admits is computed once, kept beside the source, and mapped."""
 
+import errno
 import os
 import shutil
 from dataclasses import replace
@@ -138,3 +139,22 @@ def test_a_half_written_folder_is_not_taken_for_a_finished_one(opened):
     folder.rename(folder.with_name(f"{folder.name}.99.partial"))
     assert len(admitted_rows(manifest, lengths, ALL).columns["rows"]) == len(manifest)
     assert folder.is_dir()
+
+
+def test_a_full_disk_leaves_the_lengths_in_memory(opened, monkeypatch, caplog):
+    """Reserved first: a mapped file on a full disk ends the process with a bus error."""
+    manifest, lengths = opened
+    whole = admitted_rows(manifest, lengths, ALL)
+    for folder in manifest.folder.glob("lengths-*"):
+        shutil.rmtree(folder)
+
+    def full(*_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
+    with caplog.at_level("INFO"):
+        rows = admitted_rows(manifest, lengths, ALL)
+    assert np.array_equal(as_records(rows), as_records(whole))
+    assert (rows.digest, rows.records) == (whole.digest, None)
+    assert list(manifest.folder.glob("lengths-*")) == []
+    assert "no room (" in caplog.text

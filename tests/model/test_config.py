@@ -68,6 +68,52 @@ def test_the_published_500m_layout_is_read():
     assert config.pad_token_id == 2
 
 
+def test_keys_left_out_mean_the_class_defaults_of_transformers():
+    """transformers 4.47, which wrote the published files, leaves out what equals a class default:
+    the 500M's 32 layers are not in a file that it writes."""
+    shapes = pytest.importorskip("transformers").SmolVLMConfig(
+        text_config={"model_type": "llama"}, vision_config={}
+    )
+    config = SmolVLMConfig.from_hf(
+        {
+            "model_type": "smolvlm",
+            "image_token_id": 49190,
+            "scale_factor": 7,
+            "text_config": {"hidden_size": 4096},
+            "vision_config": {},
+        }
+    )
+    assert config.text.num_hidden_layers == 32
+    for ours, theirs in (
+        (config.text, shapes.text_config),
+        (config.vision, shapes.vision_config),
+    ):
+        for name, value in vars(ours).items():
+            if name != "rope_theta":
+                assert value == getattr(theirs, name), name
+    assert config.text.rope_theta == shapes.text_config.rope_parameters["rope_theta"]
+
+
+@pytest.mark.parametrize(
+    ("text", "top", "generation", "expected"),
+    [
+        ({"eos_token_id": 2}, {}, {"eos_token_id": 95}, 95),  # as transformers 5 saves it
+        ({"eos_token_id": 2}, {}, {"eos_token_id": [2, 95]}, 95),
+        ({"eos_token_id": 2}, {}, {"eos_token_id": 2}, 95),  # ... without its generation settings
+        ({"eos_token_id": 2}, {"eos_token_id": 90}, None, 90),
+        ({}, {}, {"eos_token_id": 91}, 91),
+        ({"eos_token_id": 92}, {}, None, 92),
+        ({}, {}, None, 95),
+    ],
+)
+def test_an_answer_never_ends_with_the_padding(make_config, text, top, generation, expected):
+    """Llama's own end token, which transformers 5 writes for one that is not named, is padding."""
+    values = make_config().to_hf()
+    values["text_config"] |= {"vocab_size": 96, "pad_token_id": 2, "eos_token_id": None} | text
+    values |= {"eos_token_id": None} | top
+    assert SmolVLMConfig.from_hf(values, generation=generation).eos_token_id == expected
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from smolvlm2.errors import PromptError
+from smolvlm2.model.generation import _choose
 
 
 def expected_tokens(theirs, batch, **options):
@@ -107,8 +108,6 @@ def test_a_small_top_p_is_greedy(make_model, make_batch):
 
 
 def test_sampled_tokens_follow_the_probabilities():
-    from smolvlm2.model.generation import _choose
-
     logits = torch.tensor([0.5, 0.3, 0.2]).log().expand(4000, 3)
     draw = torch.rand(4000, generator=torch.Generator().manual_seed(0))
     counts = _choose(logits, draw, 1.0, 1.0).bincount(minlength=3) / 4000
@@ -117,11 +116,35 @@ def test_sampled_tokens_follow_the_probabilities():
     assert counts.tolist() == pytest.approx([0.625, 0.375, 0], abs=0.03)
 
 
+@pytest.mark.parametrize("temperature", [0.0, 1e-45, 1e-38, 1e-30, 1e-4])
+def test_the_coldest_temperatures_take_the_likeliest_token(temperature):
+    logits = torch.randn(50, 9, generator=torch.Generator().manual_seed(0)) * 5
+    found = _choose(logits, torch.rand(50), temperature, 1.0)
+    assert torch.equal(found, logits.argmax(dim=-1))
+
+
 def test_generation_ends_at_the_context_length(make_model, make_batch):
     model = make_model(max_position_embeddings=24)
     batch = make_batch(model.config, tiles=(3,))
     answer = model.generate(**batch, max_new_tokens=50, stop_token_ids=[])
     assert len(answer[0]) == 24 - batch["input_ids"].shape[1]
+
+
+def test_a_long_prompt_does_not_shorten_its_neighbours_answers(make_model, make_batch):
+    model = make_model(max_position_embeddings=32)
+    batch = make_batch(model.config)
+    together = model.generate(**batch, max_new_tokens=30, stop_token_ids=[])
+    lengths = batch["attention_mask"].sum(dim=1).tolist()
+    assert len(set(lengths)) > 1
+    assert [len(row) for row in together] == [32 - length for length in lengths]
+    short = lengths.index(min(lengths))
+    keep = batch["attention_mask"][short].bool()
+    ids, pixels = batch["input_ids"][short][keep][None], batch["pixel_values"][short]
+    shown = {"pixel_values": pixels[pixels.flatten(1).any(dim=1)]}
+    if not bool((ids == model.config.image_token_id).any()):
+        shown = {}
+    alone = model.generate(ids, **shown, max_new_tokens=30, stop_token_ids=[])
+    assert together[short] == alone[0]
 
 
 def test_a_prompt_longer_than_the_context_is_rejected(make_model, make_batch):
@@ -132,6 +155,8 @@ def test_a_prompt_longer_than_the_context_is_rejected(make_model, make_batch):
 
 def test_options_out_of_range_are_rejected(make_model, make_batch):
     model = make_model()
+    with pytest.raises(ValueError, match="max_new_tokens is -3, expected at least 0"):
+        model.generate(**make_batch(model.config), max_new_tokens=-3)
     with pytest.raises(ValueError, match="0 < top_p <= 1"):
         model.generate(**make_batch(model.config), top_p=0)
 

@@ -34,6 +34,22 @@ def test_transformers_files_load_bit_equal(make_model, to_transformers, tmp_path
         assert torch.equal(tensor, loaded.state_dict()[name]), name
 
 
+def test_a_published_checkpoint_saved_again_by_transformers_still_ends_its_answers(
+    make_model, to_transformers, tmp_path
+):
+    """The published text configuration names no end token; transformers 5 writes Llama's there."""
+    ours = make_model()
+    theirs = to_transformers(ours)
+    theirs.config.text_config.eos_token_id = type(theirs.config.text_config)().eos_token_id
+    theirs.config.eos_token_id = None
+    theirs.generation_config.eos_token_id = ours.config.eos_token_id
+    theirs.save_pretrained(tmp_path)
+    written = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
+    assert written["text_config"]["eos_token_id"] == ours.config.pad_token_id
+    loaded = SmolVLM.from_pretrained(tmp_path)
+    assert loaded.config == ours.config
+
+
 def test_sharded_transformers_files_load(make_model, to_transformers, tmp_path):
     ours = make_model()
     to_transformers(ours).save_pretrained(tmp_path, max_shard_size="20KB")

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image, PngImagePlugin
+from PIL import Image, PngImagePlugin, features
 
 from smolvlm2.errors import MediaError, MediaNotFoundError
 from smolvlm2.processing.images import ImageSettings, image_size, open_image
@@ -133,6 +133,12 @@ def test_broken_files_are_corrupt_media(picture: Callable[..., Image.Image], tmp
     path = tmp_path / "cut.jpg"
     path.write_bytes(jpeg[:1000])
     _error(path, r"cut\.jpg: JPEG image does not decode")
+
+
+@pytest.mark.skipif(not features.check("avif"), reason="this build of PIL reads no AVIF")
+def test_a_broken_avif_is_corrupt_media(picture: Callable[..., Image.Image]):
+    avif = _save(picture(60, 60), "AVIF").replace(b"pitm", b"none")
+    assert _error(avif, "AVIF|header does not read").reason == "corrupt_media"
 
 
 @pytest.mark.parametrize("behind", [False, True])

@@ -256,6 +256,66 @@ def test_published_layout_is_read(tokenizer: Tokenizer, tmp_path: Path):
     assert (loaded.image, loaded.video) == (ImageSettings(), VideoSettings())
 
 
+def test_written_files_say_what_the_published_ones_say(tokenizer: Tokenizer, tmp_path: Path):
+    """Those who read them get our frames and tiles: transformers, vLLM, mlx-vlm."""
+    Processor.for_model(SmolVLMConfig(), tokenizer).save_pretrained(tmp_path)
+
+    def read(name: str) -> dict[str, Any]:
+        content: dict[str, Any] = json.loads((tmp_path / name).read_text(encoding="utf-8"))
+        return content
+
+    common = {
+        "do_convert_rgb": True,
+        "do_resize": True,
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": [0.5] * 3,
+        "image_std": [0.5] * 3,
+        "do_pad": True,
+        "resample": 1,  # Lanczos
+        "max_image_size": {"longest_edge": 512},
+        "video_sampling": {"fps": 1, "max_frames": 64, "video_size": {"longest_edge": 512}},
+        "processor_class": "SmolVLMProcessor",
+    }
+    images = read("preprocessor_config.json")
+    images.pop("smolvlm2")  # what Hugging Face's keys cannot say
+    assert images == common | {
+        "image_processor_type": "SmolVLMImageProcessor",
+        "do_image_splitting": True,
+        "size": {"longest_edge": 2048},
+    }
+    assert read("video_preprocessor_config.json") == common | {
+        "video_processor_type": "SmolVLMVideoProcessor",
+        "size": {"longest_edge": 512},  # transformers follows it rather than video_size
+        "num_frames": 64,
+        "fps": 1,
+    }
+    assert read("processor_config.json") == {
+        "processor_class": "SmolVLMProcessor",
+        "image_seq_len": 64,
+    }
+    words = read("tokenizer_config.json")
+    assert (
+        words
+        | {
+            "bos_token": "<|im_start|>",
+            "eos_token": "<end_of_utterance>",
+            "pad_token": "<|im_end|>",
+            "unk_token": "<|endoftext|>",
+            "truncation_side": "left",
+            "model_max_length": 8192,
+            "extra_special_tokens": {
+                "end_of_utterance_token": "<end_of_utterance>",
+                "fake_image_token": "<fake_token_around_image>",
+                "global_image_token": "<global-img>",
+                "image_token": "<image>",
+            },
+        }
+        == words
+    )
+
+
 def test_processor_follows_a_model(tokenizer: Tokenizer):
     config = SmolVLMConfig()
     ours = Processor.for_model(config, tokenizer)

@@ -253,6 +253,15 @@ def test_no_video_at_all(tmp_path: Path):
         probe_video(12)  # type: ignore[arg-type]
 
 
+def test_a_codec_that_nobody_knows_is_corrupt(encode_video: Encode):
+    content = encode_video(4, 10)
+    start = content.rindex(b"avc1")  # the first one is a brand
+    unknown = content[:start] + b"zzzz" + content[start + 4 :]
+    with pytest.raises(MediaError, match="a codec that FFmpeg does not know") as caught:
+        probe_video(unknown)
+    assert caught.value.reason == "corrupt_media"
+
+
 def test_video_without_frames_has_zero_length():
     empty = io.BytesIO()
     with av.open(empty, "w", format="avi") as container:

@@ -25,6 +25,7 @@ from smolvlm2.training.parallelize import (
     precision_policy,
     shard_model,
 )
+from smolvlm2.training.validation import evaluating
 
 CPU = torch.device("cpu")
 GIB = 2**30
@@ -137,16 +138,16 @@ def test_blocks_that_train_later_sum_their_gradients_in_fp32_under_bf16(
                 assert parameter.grad.dtype == torch.float32
 
 
-@pytest.mark.parametrize("passes", ["none", "forward", "both"])
+@pytest.mark.parametrize("passes", ["none", "validation", "training"])
 def test_gathered_weights_are_the_ones_that_are_trained(
     small_model, world_of_one, shard_as_on_cuda, passes
 ):
     before = {name: value.clone() for name, value in small_model.named_parameters()}
     shard_as_on_cuda(reshard_after_forward=False)
-    if passes == "forward":
-        with torch.no_grad():
+    if passes == "validation":
+        with torch.no_grad(), evaluating(small_model):
             loss_of(small_model)
-    elif passes == "both":
+    elif passes == "training":
         loss_of(small_model).backward()
     found = gather_weights(small_model, world_of_one)
     assert found.keys() == before.keys()

@@ -64,7 +64,7 @@ def load(
     folder = resolve_checkpoint(path_or_repo, patterns=patterns)
     where = folder / "config.json"
     hf = read_json(where)
-    config = SmolVLMConfig.from_hf(hf, where=str(where))
+    config = SmolVLMConfig.from_folder(folder)
     _check_supported(config, where)
     processor = exact_processor(folder)
     weights = _read_weights(folder)

@@ -9,6 +9,7 @@ import mlx.core as mx
 from mlx_vlm.generate import generate_step
 
 from smolvlm2.apple.checkpoint import Checkpoint
+from smolvlm2.errors import PromptError
 from smolvlm2.processing.processor import find_media
 
 UNFINISHED = "\ufffd"
@@ -17,12 +18,15 @@ UNFINISHED = "\ufffd"
 
 @dataclass
 class Answer:
-    """A conversation's answer; iterate over it for the text as it comes."""
+    """A conversation's answer; iterate over it for the text as it comes.
+
+    Raises PromptError where the prompt leaves no room in the model's context.
+    """
 
     checkpoint: Checkpoint
     messages: Sequence[dict[str, Any]]
     max_new_tokens: int = 256
-    """Longest answer."""
+    """Longest answer; the context bounds it too."""
     temperature: float = 0.0
     """0 takes the likeliest token."""
     top_p: float = 1.0
@@ -44,6 +48,13 @@ class Answer:
             self.messages, find_media(self.messages), add_generation_prompt=True
         )
         self.prompt_tokens, self.tiles = len(prompt.input_ids), len(prompt.tiles)
+        context = self.checkpoint.config.text.max_position_embeddings
+        if self.prompt_tokens >= context:
+            # mlx-vlm would go on, at positions that the model has never seen.
+            raise PromptError(
+                f"the prompt has {self.prompt_tokens} tokens and the model's context is {context}; "
+                f"shorten the text or use fewer images or frames"
+            )
         ends = {self.checkpoint.config.eos_token_id, processor.tokenizer.special.end_of_utterance}
         shown = ""
         for token, _ in generate_step(
@@ -51,7 +62,7 @@ class Answer:
             self.checkpoint.model,
             prompt.tiles if len(prompt.tiles) else None,
             None,
-            max_tokens=self.max_new_tokens,
+            max_tokens=min(self.max_new_tokens, context - self.prompt_tokens),
             temperature=self.temperature,
             top_p=self.top_p,
             seed=self.seed,

@@ -193,8 +193,7 @@ def _paper_case(options: argparse.Namespace, settings: LoraSettings) -> MemoryCa
     if options.model is None:
         config = PUBLISHED[options.model_size].config
     else:
-        folder = resolve_checkpoint(options.model)
-        config = SmolVLMConfig.from_hf(read_json(folder / "config.json"), where=str(folder))
+        config = SmolVLMConfig.from_folder(resolve_checkpoint(options.model))
     return MemoryCase(
         config=config,
         batch=settings.batch_size,

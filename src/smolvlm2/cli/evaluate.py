@@ -86,7 +86,8 @@ def evaluate_checkpoint(
         options: Everything else.
 
     Raises:
-        ConfigError: No benchmark is named, one is unknown, or options contradict each other.
+        ConfigError: No benchmark is named, one is unknown, ``output`` is no JSON file, or options
+            contradict each other.
         DataNotFoundError: A question file is missing; told before the checkpoint is loaded.
     """
     options = options or EvaluationOptions()
@@ -96,6 +97,10 @@ def evaluate_checkpoint(
         raise ConfigError("--backend endpoint and --address belong together")
     if options.rescore and output is None:
         raise ConfigError("--rescore needs --output: the answers lie beside it")
+    if output is not None and (output.suffix != ".json" or output.is_dir()):
+        raise ConfigError(f"--output {output}: expected the name of a file that ends in .json")
+    if options.backend == "endpoint" and options.longest_edge is not None:
+        raise ConfigError("--longest-edge has no effect at an endpoint: the server resizes")
     chosen = {benchmark.name: benchmark for benchmark in map(load_benchmark, benchmarks)}
     for benchmark in chosen.values():
         benchmark.prompt(options.style)
@@ -111,6 +116,8 @@ def evaluate_checkpoint(
             if maker is None:
                 assert answers is not None
                 result = rescore(benchmark, data, answers)
+                # Whose answers they are, whatever the command line says.
+                checkpoint = str(result.run.get("model", checkpoint))
             else:
                 result = run_benchmark(
                     maker.make(benchmark, blank),
@@ -148,7 +155,17 @@ def compare_files(a: Path, b: Path) -> str:
     """
     name_a, first = read_results(a)
     name_b, second = read_results(b)
-    return f"A: {name_a}\nB: {name_b}\n\n{comparison_table(compare_all(first, second))}"
+    table = comparison_table(compare_all(first, second))
+    alone = [f"- {name}: in {side} only, not compared" for side, name in _alone(first, second)]
+    return "\n".join([f"A: {name_a}", f"B: {name_b}", "", table.rstrip("\n"), *alone]) + "\n"
+
+
+def _alone(
+    first: Mapping[str, BenchmarkResult], second: Mapping[str, BenchmarkResult]
+) -> list[tuple[str, str]]:
+    """Benchmarks that one file has and the other has not, and which."""
+    pairs = (("A", first, second), ("B", second, first))
+    return [(side, name) for side, mine, other in pairs for name in mine if name not in other]
 
 
 def summary_line(result: BenchmarkResult) -> str:
@@ -171,10 +188,12 @@ class _Backends:
         if options.backend == "endpoint":
             return
         from smolvlm2.cli.checkpoint import choose_device, load_checkpoint
+        from smolvlm2.model.hub import SMALL_FILES, resolve_checkpoint
 
         device = options.device
         if choose_device(device) == "cuda" and "LOCAL_RANK" in os.environ:
             device = f"cuda:{os.environ['LOCAL_RANK']}"  # one a process of the launcher
+        self.folder = None
         if options.backend == "transformers":
             from smolvlm2.evaluation.transformers_models import load_transformers
 
@@ -183,8 +202,12 @@ class _Backends:
                 checkpoint, device=device, dtype=options.dtype
             )
         else:
+            # Once: a run that still trains goes on to its next step meanwhile.
+            self.folder = resolve_checkpoint(
+                checkpoint, needed="tokenizer.json", patterns=(*SMALL_FILES, "*.safetensors")
+            )
             self.model, self.processor = load_checkpoint(
-                checkpoint, device=device, dtype=options.dtype
+                str(self.folder), device=device, dtype=options.dtype
             )
         self.weights = fingerprint(self.model)
 
@@ -214,10 +237,16 @@ class _Backends:
         if not isinstance(self.processor, Processor):
             from smolvlm2.evaluation.transformers_models import TransformersBackend
 
+            if options.longest_edge is not None:
+                raise ConfigError(
+                    f"--longest-edge has no effect on {self.checkpoint}: it is no SmolVLM, and its "
+                    f"own processor resizes"
+                )
             return TransformersBackend(
                 model=self.model,
                 processor=self.processor,
                 name=self.checkpoint,
+                weights=self.weights,
                 video=video,
                 **common,
             )
@@ -231,6 +260,8 @@ class _Backends:
             "dtype": str(getattr(self.model, "dtype", "")).removeprefix("torch."),
             "runs_in": options.backend,
         }
+        if self.folder is not None:
+            identity["folder"] = self.folder.name  # the step of a run, the commit at the hub
         return NativeBackend(
             model=self.model, processor=self.processor, identity=identity, **common
         )

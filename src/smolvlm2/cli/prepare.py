@@ -1,14 +1,18 @@
 """What ``smolvlm2 prepare`` does and prints."""
 
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from smolvlm2.data.kept_frames import FrameSettings
+from smolvlm2.data.manifest import LEDGER_FILE
 from smolvlm2.data.prepare import PrepareSettings, SourceSummary, map_share, prepare_source
 from smolvlm2.data.sources.catalogue import find_source
 from smolvlm2.errors import CheckpointError, ConfigError
 from smolvlm2.processing.tokenizer import Tokenizer, extend_for_images
+
+_UNREAD = ("unreadable_record", "corrupt_media")
 
 
 def prepare_sources(
@@ -29,7 +33,8 @@ def prepare_sources(
         max_left_out: Share of a source's rows, 0 to 1, that may end in the ledger.
 
     Returns:
-        Exit status: 1 when a source lost more than that; all are prepared all the same.
+        Exit status: 1 when a source lost more than that, or no row of it could be read; all are
+        prepared all the same.
     """
     sources = [find_source(name, data / "raw") for name in names]
     chosen = read_tokenizer(tokenizer)
@@ -51,10 +56,13 @@ def prepare_sources(
         if each.rows_left_out.get("missing_media"):
             for text in source.bring:
                 print(f"{source.name}: {text}")
+    for each in summaries:
+        for line in unread_files(data / "prepared" / each.source):
+            print(f"{each.source}: {line}")
     problems = [
         _loss(each, data, max_left_out)
         for each in summaries
-        if each.rows_read - each.rows_kept > max_left_out * each.rows_read
+        if each.rows_read - each.rows_kept > max_left_out * each.rows_read or not each.rows_read
     ]
     for problem in problems:
         print(f"error: {problem}", file=sys.stderr)
@@ -157,9 +165,28 @@ def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
     return "  ".join([first[0].ljust(first[1]), *(cell.rjust(width) for cell, width in rest)])
 
 
+def unread_files(prepared: Path, most: int = 5) -> list[str]:
+    """Files of a source that could not be read to their end: nobody knows what they hold.
+
+    Args:
+        prepared: Folder of the prepared source.
+        most: Files named; of more the number is said.
+    """
+    lines = []
+    with (prepared / LEDGER_FILE).open(encoding="utf-8") as ledger:
+        for text in ledger:
+            line = json.loads(text)
+            if line["row"] is None and line["member"] is None and line["reason"] in _UNREAD:
+                lines.append(f"{line['file']}: {line['detail']}; fetch it again")
+    more = [f"and {len(lines) - most:,} files more, see ledger.jsonl"] if len(lines) > most else []
+    return lines[:most] + more
+
+
 def _loss(summary: SourceSummary, data: Path, most: float) -> str:
-    lost = summary.rows_read - summary.rows_kept
     ledger = data / "prepared" / summary.source / "ledger.jsonl"
+    if not summary.rows_read:
+        return f"{summary.source}: no row could be read; see {ledger} and fetch the files again"
+    lost = summary.rows_read - summary.rows_kept
     return (
         f"{summary.source}: {lost:,} of {summary.rows_read:,} rows "
         f"({lost / summary.rows_read:.1%}) are left out, more than --max-left-out {most:g}; see "

@@ -11,13 +11,14 @@ from smolvlm2.data.workplace import Workplace
 def is_consumable(item: Input, account: Account) -> bool:
     """Whether everything usable in an input lies in shards.
 
-    A file that is read in place stays, as does one that could not be read to its end (a new
-    download may be whole) and one that gave no shard (annotations: small, and worth keeping).
+    A file that is read in place stays, as does one that could not be read in part or to its end (a
+    new download may be whole) and one that gave no shard (annotations: small, and worth keeping).
     """
     return bool(
         account.shards
         and not account.read_in_place
         and not account.problems
+        and not account.damaged
         and not item.is_consumed
     )
 

@@ -14,6 +14,7 @@ from smolvlm2.data.demo.benchmarks import write_benchmark
 from smolvlm2.data.demo.layouts import write_cauldron, write_llava_video, write_m4, write_onevision
 from smolvlm2.data.demo.samples import DemoSample
 from smolvlm2.data.demo.scans import Scans, load_scans, split_scans
+from smolvlm2.data.disk_errors import explained
 from smolvlm2.errors import ConfigError, DataError
 
 VERSION = 1
@@ -96,7 +97,8 @@ def write_demo_data(out: Path, *, seed: int = 0, **counts: float) -> DemoSummary
         counts: Any other field of ``DemoSettings``.
 
     Raises:
-        DataError: ``out`` holds demo data made with other settings, or a foreign ``held_out``.
+        DataError: ``out`` holds demo data made with other settings, or a foreign ``held_out``; it
+            is a file or below one, or cannot be written to.
         ConfigError: A setting is unknown or out of range.
         MissingDependencyError: scikit-learn is not installed.
     """
@@ -108,6 +110,11 @@ def write_demo_data(out: Path, *, seed: int = 0, **counts: float) -> DemoSummary
     if (done := _finished(out, settings)) is not None:
         return done
     _check_replaceable(out / "held_out")
+    with explained(out):
+        return _write(out, settings)
+
+
+def _write(out: Path, settings: DemoSettings) -> DemoSummary:
     train, held_out = split_scans(
         load_scans(), held_out_share=settings.held_out_share, seed=settings.seed
     )

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +18,33 @@ SHARDS_FOLDER = "shards"
 
 
 def is_finished(out: Path, stamp: InputStamp) -> bool:
-    """Whether a source is complete, and was made from the same inputs in the same way."""
+    """Whether a source is complete, and was made from the same inputs in the same way.
+
+    Training says which shard it misses, and to prepare again: so that must not find it finished.
+    """
     names = (MANIFEST_FILE, SOURCE_FILE, INPUTS_FILE)
     if not all((out / name).is_file() for name in names):
         return False
     try:
         value = json.loads((out / INPUTS_FILE).read_text(encoding="utf-8"))
-        return InputStamp.from_json(value).is_same(stamp)
+        sizes = value.get("shards", {}).items()
+        whole = all((out / SHARDS_FOLDER / name).stat().st_size == size for name, size in sizes)
+        return whole and InputStamp.from_json(value).is_same(stamp)
     except (OSError, ValueError, KeyError, TypeError):
-        return False  # written by another version, or being replaced
+        return False  # a shard is gone; or written by another version, or being replaced
+
+
+def stamp_source(built: Path, stamp: InputStamp, folder: Path, shards: set[str]) -> None:
+    """Say of what a source was made, and which shards it needs.
+
+    Args:
+        built: Results of the reduce.
+        stamp: Of the source.
+        folder: Of the shards.
+        shards: Their file names.
+    """
+    sizes = {name: (folder / name).stat().st_size for name in sorted(shards)}
+    write_json(built / INPUTS_FILE, asdict(stamp) | {"shards": sizes})
 
 
 def finish(folder: Path, built: Path, out: Path, shards: set[str], stamp: InputStamp) -> None:
@@ -67,7 +86,8 @@ def _link(path: Path, target: Path) -> None:
     try:
         os.link(path, target)
     except OSError as error:
-        if error.errno not in (errno.EPERM, errno.ENOTSUP):
+        # Network and user-space file systems say in several ways that they have no second names.
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EXDEV, errno.EMLINK):
             raise
         path.rename(target)  # a file system without second names
 

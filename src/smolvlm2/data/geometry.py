@@ -134,7 +134,7 @@ def _map(path: Path, dtype: str) -> np.ndarray:
             f"{path}: missing; run: smolvlm2 prepare {source} (it adds what is missing, also for "
             "another tokenizer)"
         ) from error
-    except ValueError as error:
+    except (ValueError, EOFError) as error:
         raise DataError(
             f"{path}: not a NumPy column ({error}); prepare the source again"
         ) from error

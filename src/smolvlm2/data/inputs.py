@@ -118,7 +118,7 @@ def list_inputs(adapter: Adapter, raw: Path) -> list[Input]:
         for name in archives
     ]
     for number, start in enumerate(range(0, len(loose), LOOSE_CHUNK)):
-        chunk = _input_files(raw, loose[start : start + LOOSE_CHUNK], consumed)
+        chunk = _input_files(raw, loose[start : start + LOOSE_CHUNK], consumed, follow=False)
         inputs.append(Input(kind="loose", name=f"loose media {number:05d}", files=chunk))
     inputs += [
         Input(kind="rows", name=name, files=_input_files(raw, [name], consumed)) for name in rows
@@ -165,15 +165,18 @@ def _walk(raw: Path, below: str) -> Iterator[str]:
 
 
 def _input_files(
-    raw: Path, names: list[str], consumed: dict[str, dict[str, Any]]
+    raw: Path, names: list[str], consumed: dict[str, dict[str, Any]], *, follow: bool = True
 ) -> tuple[InputFile, ...]:
-    return tuple(_input_file(raw, name, consumed) for name in names)
+    return tuple(_input_file(raw, name, consumed, follow=follow) for name in names)
 
 
-def _input_file(raw: Path, name: str, consumed: dict[str, Any]) -> InputFile:
+def _input_file(raw: Path, name: str, consumed: dict[str, Any], *, follow: bool) -> InputFile:
     path = raw / name
     if name in consumed and not path.exists():
         return InputFile(file=name, size=consumed[name]["size"], modified_ns=None)
+    if not follow and path.is_symlink():
+        state = path.lstat()  # refused, wherever it leads
+        return InputFile(file=name, size=state.st_size, modified_ns=state.st_mtime_ns)
     if path.is_dir():
         states = [each.stat() for each in path.rglob("*") if each.is_file()]
         modified = max((state.st_mtime_ns for state in states), default=0)
@@ -181,6 +184,21 @@ def _input_file(raw: Path, name: str, consumed: dict[str, Any]) -> InputFile:
         return InputFile(file=name, size=size, modified_ns=modified)
     state = path.lstat() if path.is_symlink() and not path.exists() else path.stat()
     return InputFile(file=name, size=state.st_size, modified_ns=state.st_mtime_ns)
+
+
+def expect_unchanged(raw: Path, item: Input) -> None:
+    """Make sure that what was read is what was listed.
+
+    Raises:
+        FileNotFoundError: A file is gone; perhaps another run has consumed it.
+        DataError: A file has another size or time.
+    """
+    for file in item.files:
+        if not _input_file(raw, file.file, {}, follow=item.kind != "loose").is_same(file):
+            raise DataError(
+                f"{raw / file.file}: changed while it was read; wait until it is complete (is a "
+                "download still running?), then run the same command again"
+            )
 
 
 def read_consumed(raw: Path) -> dict[str, dict[str, Any]]:

@@ -33,6 +33,10 @@ class LeftOutError(Exception):
         self.detail = detail
 
 
+class DamagedFileError(LeftOutError):
+    """A row that its file has lost; another copy of the file may have it."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class LedgerLine:
     """One row, archive member or file that is not in the manifest."""

@@ -5,7 +5,7 @@ import json
 from collections.abc import Generator
 from contextlib import closing
 
-from smolvlm2.data.inputs import Input
+from smolvlm2.data.inputs import Input, expect_unchanged
 from smolvlm2.data.ledger import LedgerLine
 from smolvlm2.data.media import MediaLocator
 from smolvlm2.data.media_facts import (
@@ -69,6 +69,7 @@ def map_media(place: Workplace, item: Input, account: Account) -> None:
                 name = member.name.encode("utf-8", "backslashreplace").decode("utf-8")
                 text = json.dumps(facts.to_json(), separators=(",", ":"))
                 out.add((name, text), len(name) + len(text))
+        expect_unchanged(place.raw, item)
     account.shards = shards.checksums
 
 
@@ -113,7 +114,7 @@ class _MediaMapper:
                 return self._packed(number, kind, member, head)
             return self._in_place(number, kind, file, member, head)
         except BrokenMemberError as error:
-            self.refused = True
+            self.refused = self._account.damaged = True
             return unusable("corrupt_media", str(error))
 
     def _in_place(

@@ -75,6 +75,8 @@ class Account:
     """Set where a parquet file belongs to another data set."""
     read_in_place: bool = False
     """Whether the manifest will need the raw file."""
+    damaged: bool = False
+    """Whether a part of the input could not be read; another copy of the file may be whole."""
     shards: dict[str, int] = field(default_factory=dict)
     """Names and checksums of the shards that go with the part."""
 
@@ -99,6 +101,14 @@ class Account:
                 "problems": [LedgerLine(**line) for line in value["problems"]],
             }
         )
+
+
+def load_account(path: Path) -> Account | None:
+    """The account in a file; None where there is none, or one of another version of this code."""
+    try:
+        return Account.load(path)
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return None
 
 
 class PartWriter:

@@ -12,8 +12,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from smolvlm2.data.inputs import Input, InputStamp
-from smolvlm2.data.ledger import LedgerLine, LeftOutError
+from smolvlm2.data.disk_errors import is_of_machine
+from smolvlm2.data.inputs import Input, InputStamp, expect_unchanged
+from smolvlm2.data.ledger import DamagedFileError, LedgerLine, LeftOutError
 from smolvlm2.data.media import is_safe_path
 from smolvlm2.data.media_facts import MediaFacts
 from smolvlm2.data.media_parts import map_media
@@ -37,24 +38,29 @@ def map_input(place: Workplace, item: Input, stamp: InputStamp) -> Account:
         place: Folders and adapter.
         item: The input.
         stamp: What the part is made from; kept with it.
+
+    Raises:
+        OSError: The system does not let the input be read, or the part be written.
+        DataError: The input was changed meanwhile; no part was made.
     """
     account = Account(stamp=stamp)
     if item.kind == "rows":
-        map_rows(place, item.name, account)
+        map_rows(place, item, account)
     else:
         map_media(place, item, account)
     account.save(place.part(item.name).with_suffix(".json"))
     return account
 
 
-def map_rows(place: Workplace, file: str, account: Account) -> None:
+def map_rows(place: Workplace, item: Input, account: Account) -> None:
     """Turn one file of rows into checked samples, and the ledger lines of all others.
 
     Args:
         place: Folders and adapter.
-        file: The file, relative to the raw folder.
+        item: The file.
         account: Filled with what became of the rows.
     """
+    file = item.name
     part = place.part(file)
     with RowPartWriter(part) as out, ShardWriter(place.shards, part.name) as shards:
         mapper = _RowMapper(place, file, account, out, shards)
@@ -68,6 +74,7 @@ def map_rows(place: Workplace, file: str, account: Account) -> None:
         except UnreadableFileError as error:
             line = LedgerLine(file=file, reason="unreadable_record", detail=str(error))
             account.problems.append(line)
+        expect_unchanged(place.raw, item)
     account.shards = shards.checksums
 
 
@@ -92,6 +99,8 @@ def _other_split(place: Workplace, file: str, split: str) -> Iterator[tuple[int,
     try:
         count = pq.read_metadata(place.raw / file).num_rows
     except (pa.ArrowException, OSError) as error:
+        if is_of_machine(error):
+            raise
         raise UnreadableFileError(f"no parquet file ({error})") from error
     for number in range(count):
         yield number, LeftOutError("non_train_split", f"split {split!r}; expected 'train'")
@@ -126,9 +135,10 @@ class _RowMapper:
             row: As the reader gave it.
         """
         file = self._file if name is None else f"{self._file}/{name}"
-        unnamed = f"{self._place.adapter.source}/{file.rsplit('.', 1)[0]}:{number}"
+        unnamed = plain_text(f"{self._place.adapter.source}/{file.rsplit('.', 1)[0]}:{number}")
         self._checked, self._stored = {}, {}
         read = 0
+        self._account.damaged |= isinstance(row, DamagedFileError)
         try:
             if isinstance(row, LeftOutError):
                 raise row
@@ -167,7 +177,7 @@ class _RowMapper:
     ) -> None:
         sample_id = unnamed
         if isinstance(record, Record) and record.native_id is not None:
-            sample_id = f"{self._place.adapter.source}/{_plain(record.native_id)}"
+            sample_id = f"{self._place.adapter.source}/{plain_text(record.native_id)}"
         try:
             if isinstance(record, LeftOutError):
                 raise record
@@ -181,7 +191,11 @@ class _RowMapper:
         messages, order, where = build_messages(
             record.turns,
             media_kinds=[medium.kind for medium in record.media],
-            placeholders=self._place.adapter.placeholders,
+            placeholders=(
+                self._place.adapter.placeholders
+                if record.placeholders is None
+                else record.placeholders
+            ),
             swap_roles=record.swap_roles,
             repairs=repairs,
         )
@@ -193,7 +207,7 @@ class _RowMapper:
             sample_id=sample_id,
             messages=to_json(messages),
             roles=[ROLE_NUMBERS[message["role"]] for message in messages],
-            subset=record.subset,
+            subset=plain_text(record.subset),
             flags=record.flags,
             media_message=where,
         )
@@ -213,8 +227,10 @@ class _RowMapper:
         """Refuse a medium that is unsafe, or known to be unusable."""
         if medium.data is None:
             for path in medium.paths:
+                if path != plain_text(path):
+                    raise LeftOutError("missing_media", f"{path!r} can be no file's name")
                 if not is_safe_path(path):
-                    detail = f"{path!r} is absolute or has '..'; expected a path below the data set"
+                    detail = f"{path!r} is absolute or has '..' or '\\'; expected a relative path"
                     raise LeftOutError("unsafe_path", detail)
             if not medium.paths:
                 raise LeftOutError("missing_media", f"the row names no file of its {medium.kind}")
@@ -256,6 +272,6 @@ def require_duration(facts: MediaFacts, seconds: float) -> None:
         )
 
 
-def _plain(native_id: str) -> str:
-    """An id that can be written to any file: half surrogate pairs replaced."""
-    return native_id.encode("utf-8", "replace").decode("utf-8")
+def plain_text(name: str) -> str:
+    """A name that can be written to any file: half surrogate pairs replaced."""
+    return name.encode("utf-8", "replace").decode("utf-8")

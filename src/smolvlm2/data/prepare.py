@@ -1,6 +1,5 @@
 """Raw data sets -> prepared sources: a map over inputs, a join, one deterministic reduce."""
 
-import errno
 import json
 import os
 import shutil
@@ -12,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from smolvlm2.data.consuming import is_consumable, release
+from smolvlm2.data.disk_errors import explained
 from smolvlm2.data.finishing import (
-    INPUTS_FILE,
     clean_up,
     discard,
     finish,
     is_finished,
+    stamp_source,
     write_json,
 )
 from smolvlm2.data.geometry import token_folder
@@ -26,7 +26,7 @@ from smolvlm2.data.joining import JoinResult, join_rows
 from smolvlm2.data.kept_frames import FrameSettings
 from smolvlm2.data.manifest import GEOMETRY_FOLDER, SOURCE_FILE
 from smolvlm2.data.media_index import build_media_index
-from smolvlm2.data.part_files import Account
+from smolvlm2.data.part_files import Account, load_account
 from smolvlm2.data.parts import map_input
 from smolvlm2.data.pool import Report, run_tasks
 from smolvlm2.data.reduction import ReducedPart, Reduction
@@ -37,7 +37,7 @@ from smolvlm2.data.workplace import Workplace
 from smolvlm2.errors import DataError
 from smolvlm2.processing.tokenizer import Tokenizer
 
-VERSION = 2
+VERSION = 3
 """Raised whenever the same inputs would give another manifest."""
 
 
@@ -117,24 +117,20 @@ def prepare_source(
 
     Raises:
         DataNotFoundError: ``raw`` is missing.
-        DataError: No record files in it, all parquet files lack a column, the disk is full, raw
-            files that are needed were consumed, or ``raw`` is outside the data root, where
-            locators could not reach it.
+        DataError: No record files in it, all parquet files lack a column, the disk is full, a file
+            cannot be read or was changed meanwhile, raw files that are needed were consumed, or
+            ``raw`` is outside the data root, where locators could not reach it.
     """
     job = _Job.of(adapter, raw, out, settings or PrepareSettings(), progress)
     if not job.is_finished():
         with job.explained_errors():
-            try:
-                job.map_inputs(job.inputs)
-                job.reduce(tokenizer)
-            except (FileNotFoundError, sqlite3.OperationalError):
-                # Another run on the same source may have put it in place in the meantime.
-                if not job.is_finished():
-                    raise
+            job.map_inputs(job.inputs)
+            job.reduce(tokenizer)
     # Parts of the same kind are left where a run ended between its last two steps.
     job.discard_leftovers()
     if not token_folder(job.out / GEOMETRY_FOLDER, tokenizer.key).is_dir():
-        job.add_tokens(job.out, tokenizer)
+        with explained(job.out):
+            job.add_tokens(job.out, tokenizer)
     return load_summary(job.out)
 
 
@@ -197,7 +193,8 @@ class _Job:
         progress: Report | None,
     ) -> "_Job":
         raw, out = Path(os.path.abspath(raw)), Path(os.path.abspath(out))
-        inputs = list_inputs(adapter, raw)
+        with explained(raw):
+            inputs = list_inputs(adapter, raw)
         place = _workplace(adapter, raw, out, settings.frames)
         recipe = f"version {VERSION}, {adapter!r}, {settings.frames!r}, in {place.raw_prefix}"
         report = progress or (lambda *_: None)
@@ -213,18 +210,12 @@ class _Job:
         return is_finished(self.out, self.stamp(*self.inputs))
 
     def account(self, item: Input) -> Account | None:
-        """Of an input's part, if there is one and it is still about the same input."""
-        path = self.place.part(item.name).with_suffix(".json")
-        if not path.is_file():
-            return None
-        account = Account.load(path)
-        whole = all((self.place.shards / name).is_file() for name in account.shards)
-        return account if whole and account.stamp.is_same(self.stamp(item)) else None
+        return _account(self.place, item, self.stamp(item))
 
     def discard_leftovers(self) -> None:
         """Remove the folder of a finished source's parts, unless other parts are being made."""
-        found = [Account.load(path).stamp for path in self.place.parts.glob("*.json")]
-        if found and all(stamp.recipe == self.recipe for stamp in found):
+        found = [load_account(path) for path in self.place.parts.glob("*.json")]
+        if found and all(each and each.stamp.recipe == self.recipe for each in found):
             discard(self.place.folder)
 
     def map_inputs(self, items: Sequence[Input]) -> None:
@@ -254,9 +245,9 @@ class _Job:
         gone = next(file.file for file in item.files if file.modified_ns is None)
         raise DataError(
             f"{self.place.raw / gone}: deleted by an earlier prepare --consume, but it has to be "
-            "read again: the inputs, the code or the settings changed since. Download the source "
-            "again (remove consumed.json from its raw folder first), or keep what is prepared in "
-            f"{self.out}"
+            "read again: the inputs, the code or the settings changed since, or a shard is gone. "
+            "Download the source again (remove consumed.json from its raw folder first), or keep "
+            f"what is prepared in {self.out}"
         )
 
     def reduce(self, tokenizer: Tokenizer) -> None:
@@ -293,15 +284,18 @@ class _Job:
             "inputs": [{"file": file.file, "size": file.size} for file in files],
         }
         write_json(built / SOURCE_FILE, facts)
-        write_json(built / INPUTS_FILE, asdict(self.stamp(*self.inputs)))
-        self.add_tokens(built, tokenizer)
         shards = {name for _, account in accounts for name in account.shards}
+        stamp_source(built, self.stamp(*self.inputs), self.place.shards, shards)
+        self.add_tokens(built, tokenizer)
         finish(self.place.folder, built, self.out, shards, self.stamp(*self.inputs))
 
     def _finished_account(self, item: Input) -> Account:
         account = self.account(item)
         if account is None:
-            raise FileNotFoundError(f"the part of {item.name} is gone from {self.place.parts}")
+            raise DataError(
+                f"{self.place.parts}: the part of {item.name} was removed or replaced meanwhile; "
+                "is the source also being prepared with other settings? Run one of them at a time"
+            )
         return account
 
     def _check_columns(self, accounts: list[tuple[Input, Account]]) -> None:
@@ -331,23 +325,36 @@ class _Job:
 
     @contextmanager
     def explained_errors(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            if error.errno != errno.ENOSPC:
-                raise
-            raise DataError(
-                f"{self.place.folder}: the disk is full; free some space (--consume deletes raw "
-                "files whose content is in shards) and run the same command, it goes on where it "
-                "stopped"
-            ) from error
+        with explained(self.place.folder):
+            try:
+                yield
+            except (OSError, DataError, sqlite3.OperationalError):
+                # Another run on the same source may have put it in place in the meantime.
+                if not self.is_finished():
+                    raise
+
+
+def _account(place: Workplace, item: Input, stamp: InputStamp) -> Account | None:
+    """Of an input's part, if there is one and it is still about the same input."""
+    account = load_account(place.part(item.name).with_suffix(".json"))
+    if account is None or not account.stamp.is_same(stamp):
+        return None
+    return account if all((place.shards / name).is_file() for name in account.shards) else None
 
 
 def _map_and_verify(
     place: Workplace, item: Input, stamp: InputStamp, account: Account | None, consume: bool
 ) -> Account:
     """Map an input unless it is, and read its shards back where the raw file is to go."""
-    account = account or map_input(place, item, stamp)
+    account = account or _account(place, item, stamp)
+    if account is None:
+        try:
+            account = map_input(place, item, stamp)
+        except OSError:
+            # Another run on the same source may have mapped the file and consumed it.
+            account = _account(place, item, stamp)
+            if account is None:
+                raise
     if consume and is_consumable(item, account):
         verify_shards(place.shards, account.shards)
     return account

@@ -6,6 +6,7 @@ order of the questions: the same bytes however often the run was killed and on h
 
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -13,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from smolvlm2.errors import DataError, DataNotFoundError
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +40,8 @@ class AnswerLog:
 
         Args:
             path: Where the finished file will be.
-            run: What identifies the run; answers of another are not taken over.
+            run: What identifies the run; answers of another are not taken over, nor lost: their
+                file gets a name of its own, under which the same run finds them again.
             rank: Of this process.
             world: Number of processes.
         """
@@ -46,7 +50,7 @@ class AnswerLog:
         self.answers: dict[str, Answer] = {}
         path.parent.mkdir(parents=True, exist_ok=True)
         own: list[Answer] = []
-        for file in [path, *_parts(path)]:
+        for file in [path, *_others(path)]:
             lines = _complete_lines(file)
             if not lines or lines[0] != run:
                 continue
@@ -58,7 +62,7 @@ class AnswerLog:
         if self.part == path:
             own = list(self.answers.values())
         # Written anew without the half line that a kill may have left.
-        _write(self.part, run, own)
+        self._replace(self.part, own)
 
     def append(self, answers: Sequence[Answer]) -> None:
         """Keep answers, on disk before returning."""
@@ -70,9 +74,24 @@ class AnswerLog:
 
     def finish(self, answers: Iterable[Answer]) -> None:
         """Leave one file with all answers, in the given order; for one rank to call."""
-        _write(self.path, self.run, list(answers))
-        for file in _parts(self.path):
-            file.unlink(missing_ok=True)
+        self._replace(self.path, list(answers))
+        for file in _others(self.path):
+            if _complete_lines(file)[:1] == [self.run]:
+                file.unlink(missing_ok=True)
+
+    def _replace(self, file: Path, answers: Sequence[Answer]) -> None:
+        """Write a file anew; one with answers of another run is moved out of the way first."""
+        lines = _complete_lines(file)
+        if lines[1:] and lines[0] != self.run:
+            digest = hashlib.sha256(_line(lines[0]).encode()).hexdigest()[:8]
+            kept = file.with_name(f"{file.stem}.{digest}.jsonl")
+            file.replace(kept)
+            changed = [key for key in self.run if self.run[key] != lines[0].get(key)]
+            logger.warning(
+                "%s: held %d answers of a run with another %s; they are in %s now",
+                *(file, len(lines) - 1, ", ".join(changed) or "set of settings", kept.name),
+            )
+        _write(file, self.run, answers)
 
 
 def read_answers(path: Path) -> tuple[dict[str, Any], dict[str, Answer]]:
@@ -106,8 +125,9 @@ def _part(path: Path, rank: int, world: int) -> Path:
     return path if world == 1 else path.with_name(f"{path.stem}.rank{rank}of{world}.jsonl")
 
 
-def _parts(path: Path) -> list[Path]:
-    return sorted(path.parent.glob(f"{path.stem}.rank*of*.jsonl"))
+def _others(path: Path) -> list[Path]:
+    """Logs beside the finished file: of ranks, and of other runs."""
+    return sorted(path.parent.glob(f"{path.stem}.*.jsonl"))
 
 
 def _write(path: Path, run: dict[str, Any], answers: Sequence[Answer]) -> None:

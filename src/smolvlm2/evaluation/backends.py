@@ -107,7 +107,10 @@ class NativeBackend:
         return {
             **(self.identity or {}),
             "backend": "smolvlm2",
+            "tokenizer": self.processor.tokenizer.key,
             "tile_size": self.processor.tile_size,
+            "tokens_per_tile": self.processor.tokens_per_tile,
+            "split": image.split,
             "longest_edge": image.longest_edge,
             "upscale": image.upscale,
             "resample": image.resample,

@@ -7,6 +7,9 @@ from smolvlm2.errors import DataError
 from smolvlm2.evaluation.result import BenchmarkResult
 from smolvlm2.evaluation.statistics import macro_weights, paired_test
 
+_OF_THE_MODEL = ("model", "weights", "folder", "step", "address")
+"""What says whose answers they are; two models are meant to differ in it."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
@@ -31,7 +34,7 @@ class Comparison:
     losses: int
     """Questions on which the first does."""
     warnings: tuple[str, ...]
-    """What else differs between the two: prompts, pictures."""
+    """What else differs between the two: prompts, pictures, frames, number type."""
 
 
 def compare(a: BenchmarkResult, b: BenchmarkResult) -> Comparison:
@@ -73,6 +76,11 @@ def compare(a: BenchmarkResult, b: BenchmarkResult) -> Comparison:
             for name, first, second in (
                 ("prompt style", a.prompt_style, b.prompt_style),
                 ("blank pictures", a.blank_images, b.blank_images),
+                *(
+                    (key, a.run.get(key), b.run.get(key))
+                    for key in dict.fromkeys([*a.run, *b.run])
+                    if key not in _OF_THE_MODEL
+                ),
             )
             if first != second
         ),

@@ -8,6 +8,7 @@ or an object is passed to ``lmms_eval.evaluator.simple_evaluate(model=...)``. Pr
 task's own; pixels, frames and ids are made by our processor, as in style ``lmms`` here.
 """
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,6 +22,8 @@ except ImportError as error:
     raise MissingDependencyError(
         'the lmms-eval plug-in needs lmms-eval: pip install "smolvlm2[lmms]"'
     ) from error
+
+logger = logging.getLogger(__name__)
 
 DEFAULT_NEW_TOKENS = 64
 """Longest answer where a task names none; lmms-eval's own wrapper takes 4096."""
@@ -46,7 +49,7 @@ class LmmsModel(_Base):
         batch_size: int | str = 8,
         device: str | None = None,
         dtype: str | None = None,
-        **_: Any,
+        **others: Any,
     ) -> None:
         """Load a checkpoint, or take a model with its processor.
 
@@ -57,6 +60,12 @@ class LmmsModel(_Base):
             PromptError: Neither is given.
         """
         super().__init__()
+        if unknown := sorted(others.keys() - {"max_batch_size"}):  # which lmms-eval passes itself
+            logger.warning(
+                "smolvlm2 knows no model argument %s, so it has no effect; pixels and frames are "
+                "those of the checkpoint's preprocessor_config.json",
+                ", ".join(unknown),
+            )
         if pretrained is not None:
             import torch
 

@@ -216,7 +216,7 @@ def _rows(file: Path, image: str | None) -> Iterator[tuple[dict[str, Any], Table
     try:
         text = file.read_text(encoding="utf-8")
         parsed = (
-            [json.loads(line) for line in text.splitlines() if line.strip()]
+            [json.loads(line) for line in text.split("\n") if line.strip()]
             if file.suffix == ".jsonl"
             else json.loads(text)
         )

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from smolvlm2.errors import DataError, DataNotFoundError, MediaError
+from smolvlm2.evaluation.choice_letters import letters
 from smolvlm2.evaluation.media_index import FrameFolder, LooseFile, Source, ZipMember
 
 _REQUIRED = ("question_id", "messages", "answer")
@@ -85,7 +86,8 @@ def read_questions(path: Path, *, limit: int | None = None) -> list[Question]:
         DataError: A line is no question, ids repeat, or media and placeholders do not match.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        # At line feeds only: a text may hold other separators that splitlines() knows.
+        lines = path.read_text(encoding="utf-8").split("\n")
     except FileNotFoundError as error:
         raise DataNotFoundError(
             f"{path}: no such file; `smolvlm2 demo-data OUT` writes the demo's questions under "
@@ -125,7 +127,9 @@ def _parse(line: str, where: str, folder: Path) -> Question:
         items = [item for items in content if not isinstance(items, str) for item in items]
         kinds = [item["type"] for item in items if item["type"] != "text"]
         paths = [folder / name for name in row.get("media", ())]
-        answer = row["answer"]
+        answers = row["answer"] if isinstance(row["answer"], list) else [row["answer"]]
+        references = tuple(str(answer) for answer in answers if answer is not None)
+        choices = tuple(map(str, row.get("choices") or ()))
         last = content[-1] if content else ""
         question = Question(
             question_id=str(row["question_id"]),
@@ -134,9 +138,11 @@ def _parse(line: str, where: str, folder: Path) -> Question:
             media=tuple(
                 Medium(kind, LooseFile(path)) for kind, path in zip(kinds, paths, strict=False)
             ),
-            references=tuple(answer) if isinstance(answer, list) else (str(answer),),
-            choices=tuple(row.get("choices") or ()),
+            references=references,
+            choices=choices,
+            letter=_letter(references, choices),
             groups={"type": row.get("question_type") or ""},
+            problem=None if references else "no_answer: the file gives no accepted answer",
         )
     except (TypeError, KeyError, AttributeError) as error:
         raise DataError(f"{where}: malformed messages or media ({error!r})") from error
@@ -145,6 +151,17 @@ def _parse(line: str, where: str, folder: Path) -> Question:
     if len(kinds) != len(paths):
         raise DataError(f"{where}: {len(paths)} media for {len(kinds)} placeholders")
     return question
+
+
+def _letter(references: tuple[str, ...], choices: tuple[str, ...]) -> str:
+    """Letter of the right choice, whether the answer is its text or the letter itself."""
+    known = letters(len(choices)) if 0 < len(choices) <= 26 else ""
+    for answer in references:
+        if answer in choices and known:
+            return known[choices.index(answer)]
+        if len(answer) == 1 and answer in known:
+            return answer
+    return ""
 
 
 def _words(items: list[dict[str, Any]]) -> str:

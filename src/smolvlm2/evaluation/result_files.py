@@ -12,7 +12,17 @@ from smolvlm2.evaluation.benchmark import Benchmark
 from smolvlm2.evaluation.result import BenchmarkResult, result_from_json
 from smolvlm2.evaluation.tables import report
 
-PACKAGES = ("smolvlm2", "torch", "transformers", "tokenizers", "numpy", "pillow", "av")
+PACKAGES = (
+    "smolvlm2",
+    "torch",
+    "transformers",
+    "tokenizers",
+    "numpy",
+    "pillow",
+    "av",
+    "torchcodec",
+    "decord",
+)
 """Whose versions a result names."""
 _MARK = "questions of "
 """Stands for the scores of all questions, which go on one line each benchmark."""
@@ -72,7 +82,7 @@ def read_results(path: Path) -> tuple[str, dict[str, BenchmarkResult]]:
         raise DataNotFoundError(
             f"{path}: no such file; `smolvlm2 evaluate --output {path}` writes it"
         ) from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(
             f"{path}: not a result of `smolvlm2 evaluate` ({error!r}); evaluate again"
         ) from error

@@ -59,7 +59,8 @@ def score(
         aggregation=f"mean of {benchmark.macro_over or 'questions'}",
         beside=beside,
         chance=_chance(benchmark, questions, weights),
-        constant=_constant_letters(questions, weights),
+        # Where answers are texts, a letter alone is never right.
+        constant=_constant_letters(questions, weights) if "choice/" in benchmark.rule else {},
         groups=_groups(questions, scores, clusters),
         blank_images=blank_images,
         prompt_style=style,

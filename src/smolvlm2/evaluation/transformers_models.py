@@ -23,6 +23,7 @@ class TransformersGenerator:
     def __init__(self, model: Any) -> None:
         """Wrap a loaded model."""
         self.model = model
+        self.dtype = model.dtype
         self.tokens = (
             model.config.vision_config.image_size
             // model.config.vision_config.patch_size
@@ -77,6 +78,8 @@ class TransformersBackend:
     processor: Any
     name: str
     """Path or hub id."""
+    weights: str = ""
+    """Digest of the weights: answers of others that lay under the same name are not taken over."""
     benchmark: Benchmark
     style: PromptStyle = "native"
     blank_images: bool = False
@@ -89,7 +92,8 @@ class TransformersBackend:
         return {
             "backend": "transformers",
             "model": self.name,
-            "dtype": str(self.model.dtype),
+            "weights": self.weights,
+            "dtype": str(self.model.dtype).removeprefix("torch."),
             "max_frames": self.video.max_frames,
             "fps": self.video.fps,
         }
@@ -148,6 +152,7 @@ def load_transformers(
         CheckpointError: transformers cannot load it.
     """
     try:
+        from safetensors import SafetensorError
         from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
     except ImportError as error:
         raise MissingDependencyError(
@@ -162,8 +167,10 @@ def load_transformers(
         if kind in SMOLVLM_TYPES:
             return TransformersGenerator(model), Processor.from_pretrained(checkpoint)
         return model, AutoProcessor.from_pretrained(checkpoint)
-    except (OSError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{checkpoint}: transformers cannot load it ({error})") from error
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
+        # Its message may go on with a list of every class that it knows.
+        reason = str(error).strip().split("\n")[0]
+        raise CheckpointError(f"{checkpoint}: transformers cannot load it ({reason})") from error
 
 
 def _stops(model: Any) -> set[int]:

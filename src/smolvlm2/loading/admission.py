@@ -4,9 +4,11 @@ The result lies beside the source, keyed by everything that it depends on: openi
 samples again takes no time and no memory.
 """
 
+import errno
 import hashlib
 import json
 import logging
+import os
 import shutil
 from collections import Counter
 from collections.abc import Sequence
@@ -99,6 +101,11 @@ def admitted_rows(manifest: Manifest, lengths: LengthModel, admission: Admission
             _compute(manifest, lengths, admission, contaminated, unfinished)
             if not folder.exists():  # else another process was faster, with the same result
                 unfinished.rename(folder)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            logger.info("%s: no room (%s), lengths stay in memory", folder, error)
+            return _compute(manifest, lengths, admission, contaminated, None)
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)
         hold(folder / FACTS_FILE)
@@ -201,7 +208,12 @@ def _storage(folder: Path | None, name: str, dtype: np.dtype, shape: tuple[int, 
         if folder is not None:
             np.save(folder / name, array)
         return array
-    return open_memmap(folder / name, mode="w+", dtype=dtype, shape=shape)
+    array = open_memmap(folder / name, mode="w+", dtype=dtype, shape=shape)
+    if hasattr(os, "posix_fallocate"):
+        # What is not reserved now is a bus error, without a word, once the disk is full.
+        with (folder / name).open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
+    return array
 
 
 def _admit(

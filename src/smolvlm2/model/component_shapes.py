@@ -8,7 +8,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from smolvlm2.errors import CheckpointError, CheckpointNotFoundError, ConfigError
-from smolvlm2.model.config import SmolVLMConfig, TextConfig, VisionConfig, known_fields
+from smolvlm2.model.config import (
+    LLAMA_DEFAULTS,
+    SmolVLMConfig,
+    TextConfig,
+    VisionConfig,
+    known_fields,
+)
 from smolvlm2.model.hub import read_json, resolve_checkpoint
 
 ADDED_TOKENS = 128
@@ -144,7 +150,7 @@ def _text_shapes(name: str) -> TextConfig:
             raise ConfigError(f"{where}: {key} is set; SmolVLM's text decoder has no biases")
     heads = config["num_attention_heads"]
     return TextConfig(
-        **known_fields(TextConfig, config)
+        **known_fields(TextConfig, {**LLAMA_DEFAULTS, **config})
         | {
             "head_dim": config.get("head_dim") or config["hidden_size"] // heads,
             "num_key_value_heads": config.get("num_key_value_heads") or heads,

@@ -4,10 +4,35 @@ Source: ``docs/model.md``; class defaults are the published 256M checkpoint's va
 transformers' own class defaults describe no published checkpoint.
 """
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
 from smolvlm2.errors import CheckpointError, ConfigError
+from smolvlm2.model.hub import read_json
+
+LLAMA_DEFAULTS: Mapping[str, Any] = {
+    "hidden_size": 4096,
+    "intermediate_size": 11008,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "vocab_size": 32000,
+    "max_position_embeddings": 2048,
+    "rms_norm_eps": 1e-6,
+}
+"""What a key that a ``text_config`` leaves out stands for: transformers before 4.5x wrote only what
+differs from these, so a file of the 500M does not say that it has 32 layers."""
+VISION_DEFAULTS: Mapping[str, Any] = {
+    "hidden_size": 1152,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 16,
+    "image_size": 224,
+    "patch_size": 32,
+    "layer_norm_eps": 1e-6,
+}
+"""The same of a ``vision_config``."""
 
 
 @dataclass(kw_only=True)
@@ -122,12 +147,33 @@ class SmolVLMConfig:
         return self.vision.num_patches // self.scale_factor**2
 
     @classmethod
-    def from_hf(cls, config: dict[str, Any], *, where: str = "config.json") -> "SmolVLMConfig":
+    def from_folder(cls, folder: Path) -> "SmolVLMConfig":
+        """Read a checkpoint's ``config.json``, and ``generation_config.json`` where it has one.
+
+        Raises:
+            CheckpointNotFoundError: No ``config.json`` there.
+            CheckpointError: As ``from_hf``, or a file is not JSON.
+        """
+        path = folder / "config.json"
+        generation = read_json(folder / "generation_config.json", missing_ok=True)
+        return cls.from_hf(read_json(path), where=str(path), generation=generation)
+
+    @classmethod
+    def from_hf(
+        cls,
+        config: dict[str, Any],
+        *,
+        where: str = "config.json",
+        generation: Mapping[str, Any] | None = None,
+    ) -> "SmolVLMConfig":
         """Read the dictionary of a SmolVLM or Idefics3 ``config.json``.
 
         Args:
-            config: The parsed JSON; both spellings of the RoPE base and of tying are understood.
+            config: The parsed JSON; both spellings of the RoPE base and of tying are understood,
+                and keys left out mean transformers' class defaults.
             where: Name of the file for error messages.
+            generation: The dictionary of ``generation_config.json``: which token ends a turn is
+                looked up there first, as transformers does.
 
         Raises:
             CheckpointError: Another architecture, or a key that has no default is missing.
@@ -138,7 +184,8 @@ class SmolVLMConfig:
                 f"'idefics3'; this is not a SmolVLM checkpoint"
             )
         try:
-            vision_dict, text_dict = config["vision_config"], config["text_config"]
+            vision_dict = {**VISION_DEFAULTS, **config["vision_config"]}
+            text_dict = {**LLAMA_DEFAULTS, **config["text_config"]}
             rope = text_dict.get("rope_parameters") or {}
             if rope.get("rope_type", "default") != "default" or text_dict.get("rope_scaling"):
                 raise CheckpointError(
@@ -159,18 +206,17 @@ class SmolVLMConfig:
         except KeyError as error:
             raise CheckpointError(f"{where}: key {error} is missing") from error
         tied = config.get("tie_word_embeddings", text_dict.get("tie_word_embeddings", False))
+        # The published top level says 128002, a leftover outside the vocabulary.
+        pad = 2 if text_dict.get("pad_token_id") is None else text_dict["pad_token_id"]
         return cls(
             vision=vision,
             text=text,
             scale_factor=scale_factor,
             tie_word_embeddings=bool(tied),
             image_token_id=config["image_token_id"],
-            bos_token_id=_first(config, text_dict, "bos_token_id", 1),
-            eos_token_id=_first(config, text_dict, "eos_token_id", 49279),
-            # The published top level says 128002, a leftover outside the vocabulary.
-            pad_token_id=text_dict.get("pad_token_id")
-            if text_dict.get("pad_token_id") is not None
-            else 2,
+            bos_token_id=next(iter(_ids("bos_token_id", config, text_dict)), 1),
+            eos_token_id=_end_of_turn(generation or {}, config, text_dict, pad=pad),
+            pad_token_id=pad,
         )
 
     def to_hf(self) -> dict[str, Any]:
@@ -221,9 +267,17 @@ def known_fields(cls: type, values: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in values.items() if key in names and value is not None}
 
 
-def _first(config: dict[str, Any], text: dict[str, Any], key: str, default: int) -> int:
-    for source in (config, text):
-        value = source.get(key)
-        if value is not None:
-            return int(value[0] if isinstance(value, list) else value)
-    return default
+def _ids(key: str, *sources: Mapping[str, Any]) -> list[int]:
+    """Every id that a key names, one or a list, the first source's first."""
+    values = [source[key] for source in sources if source.get(key) is not None]
+    return [int(i) for value in values for i in (value if isinstance(value, list) else [value])]
+
+
+def _end_of_turn(*sources: Mapping[str, Any], pad: int) -> int:
+    """``<end_of_utterance>``: the first id named that is not padding, else the vocabulary's last.
+
+    transformers 5 fills a text configuration that names none with Llama's own 2, which is
+    ``<|im_end|>`` here: the padding, which no answer ends with.
+    """
+    named = [token for token in _ids("eos_token_id", *sources) if token != pad]
+    return named[0] if named else int(sources[-1]["vocab_size"]) - 1

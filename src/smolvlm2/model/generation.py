@@ -20,6 +20,8 @@ from smolvlm2.model.text_decoder import rotary_angles, rotate
 if TYPE_CHECKING:
     from smolvlm2.model.smolvlm import SmolVLM
 
+COLDEST = 1e-6
+"""Temperature below which the likeliest token is taken: logits divided by less overflow."""
 TILE_CHUNK = 64
 """Tiles encoded at one time: bounds the memory of long clips."""
 
@@ -63,9 +65,9 @@ def generate(
     Raises:
         PromptError: A prompt is as long as the model's context or longer, or tiles and
             ``<image>`` tokens do not match.
-        ValueError: ``temperature`` or ``top_p`` out of range.
+        ValueError: ``max_new_tokens``, ``temperature`` or ``top_p`` out of range.
     """
-    _check_sampling(temperature, top_p)
+    _check_options(max_new_tokens, temperature, top_p)
     stops = set(stop_token_ids if stop_token_ids is not None else [model.config.eos_token_id])
     input_ids = torch.as_tensor(input_ids, device=model.device)
     attention_mask, pixel_values, pixel_attention_mask, tile_index = (
@@ -73,7 +75,9 @@ def generate(
         for value in (attention_mask, pixel_values, pixel_attention_mask, tile_index)
     )
     packed = PackedBatch.from_padded(input_ids, attention_mask)
-    room = min(max_new_tokens, _room(model, packed))
+    # Each row its own: what it is batched with must not shorten an answer.
+    rooms = [min(max_new_tokens, left) for left in _rooms(model, packed)]
+    room = max(rooms)
     embedded_LD = _embed(model, packed, input_ids, pixel_values, pixel_attention_mask, tile_index)
     cache = _new_cache(model, packed, room)
     hidden_BD = _prefill(model, packed, embedded_LD, cache)
@@ -92,8 +96,9 @@ def generate(
         for index, (row, token) in enumerate(zip(alive, tokens_B.tolist(), strict=True)):
             if token not in stops:
                 answers[row].append(token)
-                going.append(index)
-        if not going or step == room - 1:
+                if step + 1 < rooms[row]:
+                    going.append(index)
+        if not going:
             break
         if len(going) < len(alive):
             kept = torch.tensor(going, device=model.device)
@@ -104,7 +109,9 @@ def generate(
     return answers
 
 
-def _check_sampling(temperature: float, top_p: float) -> None:
+def _check_options(max_new_tokens: int, temperature: float, top_p: float) -> None:
+    if max_new_tokens < 0:
+        raise ValueError(f"max_new_tokens is {max_new_tokens}, expected at least 0")
     if temperature < 0 or not 0 < top_p <= 1:
         raise ValueError(
             f"temperature is {temperature} and top_p {top_p}; expected temperature >= 0 and "
@@ -127,15 +134,15 @@ def _decode_kernels(device: torch.device) -> AbstractContextManager[object]:
     )
 
 
-def _room(model: "SmolVLM", packed: PackedBatch) -> int:
-    """Tokens that the context has left beside the longest prompt."""
+def _rooms(model: "SmolVLM", packed: PackedBatch) -> list[int]:
+    """Tokens that the context has left beside each prompt."""
     context = model.config.text.max_position_embeddings
     if packed.max_length >= context:
         raise PromptError(
             f"the longest prompt has {packed.max_length} tokens and the model's context is "
             f"{context}; shorten the text or use fewer tiles or frames"
         )
-    return context - packed.max_length
+    return [context - length for length in packed.cu_seqlens.diff().tolist()]
 
 
 def _embed(
@@ -273,7 +280,7 @@ class _ModuleDecoder:
 
 def _choose(logits_BV: Tensor, draw_B: Tensor, temperature: float, top_p: float) -> Tensor:
     """One token a row: the likeliest, or by inverse transform of ``draw_B`` in [0, 1)."""
-    if temperature == 0:
+    if temperature < COLDEST:
         return logits_BV.argmax(dim=-1)
     probabilities = (logits_BV.float() / temperature).softmax(dim=-1)
     ordered, ids = probabilities.sort(dim=-1, descending=True, stable=True)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from smolvlm2.errors import CheckpointError
 from smolvlm2.model.config import SmolVLMConfig
-from smolvlm2.model.hub import read_json, resolve_checkpoint, write_json
+from smolvlm2.model.hub import resolve_checkpoint, write_json
 from smolvlm2.model.initialisation import empty_model
 from smolvlm2.model.smolvlm import SmolVLM
 from smolvlm2.model.tensor_files import WEIGHTS, TensorFiles, write_tensors
@@ -54,9 +54,7 @@ def load_model(
         CheckpointError: Another architecture; a tensor is missing, unexpected or misshapen.
     """
     folder = resolve_checkpoint(path_or_repo, patterns=("*.json", "*.safetensors", "*.jinja"))
-    config = SmolVLMConfig.from_hf(
-        read_json(folder / "config.json"), where=str(folder / "config.json")
-    )
+    config = SmolVLMConfig.from_folder(folder)
     if not list(folder.glob("*.safetensors")) and (folder / ".metadata").is_file():
         return _load_step(folder, config, dtype=_dtype(dtype), device=device)
     files = TensorFiles(folder)

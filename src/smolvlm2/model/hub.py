@@ -36,7 +36,8 @@ def resolve_checkpoint(
     """
     folder = Path(path_or_repo)
     if folder.is_dir():
-        for candidate in (folder, folder / LATEST):
+        # Where `latest` leads now: it moves while a run trains, and files are read one by one.
+        for candidate in (folder, (folder / LATEST).resolve()):
             if (candidate / needed).is_file():
                 return candidate
         raise CheckpointNotFoundError(

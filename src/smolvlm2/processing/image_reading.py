@@ -22,7 +22,7 @@ FORMATS = (
 )  # fmt: skip
 _DECODE_ERRORS = (
     OSError, SyntaxError, ValueError, IndexError, KeyError, TypeError, EOFError, OverflowError,
-    NotImplementedError, struct.error, zlib.error,
+    RuntimeError, struct.error, zlib.error,
 )  # fmt: skip
 _PNG_EXIF = (b"eXIf", b"Raw profile type")
 _PNG_START = b"\x89PNG\r\n\x1a\n"

@@ -136,6 +136,6 @@ def _tokens_from_model(folder: Path) -> int:
             f"compute the tokens of a tile from; save the processor with its model"
         )
     try:
-        return SmolVLMConfig.from_hf(read_json(path), where=str(path)).tokens_per_tile
+        return SmolVLMConfig.from_folder(folder).tokens_per_tile
     except ConfigError as error:
         raise CheckpointError(f"{path}: {error}") from error

@@ -107,6 +107,9 @@ def open_video(source: VideoFile) -> Any:
         container.close()
         raise MediaError(f"{name}: has no video stream; replace or skip it")
     context = container.streams.video[0].codec_context
+    if context is None:
+        container.close()
+        raise MediaError(f"{name}: packed by a codec that FFmpeg does not know; replace or skip it")
     # Workers are many: more threads each only add overhead and, with whole frames, latency.
     context.thread_type, context.thread_count = "SLICE", 1
     return container

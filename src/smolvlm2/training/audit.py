@@ -12,7 +12,7 @@ from smolvlm2.config import load_config
 from smolvlm2.data.manifest import Manifest
 from smolvlm2.errors import AuditError, ResumeError, SmolVLMError
 from smolvlm2.model.config import SmolVLMConfig
-from smolvlm2.model.hub import read_json, resolve_checkpoint
+from smolvlm2.model.hub import resolve_checkpoint
 from smolvlm2.plan.packs import Pack
 from smolvlm2.plan.plan import Position
 from smolvlm2.plan.run_plan import RunPlan, Segment
@@ -64,7 +64,7 @@ def audit_run(folder: str | Path, *, data_root: str | None = None) -> AuditRepor
         records = read_segments(run)
         recipe = load_config(Recipe, run.root / "config.yaml")
         checkpoint = resolve_checkpoint(run.root, patterns=("*.json",))
-        config = SmolVLMConfig.from_hf(read_json(checkpoint / "config.json"), where=str(checkpoint))
+        config = SmolVLMConfig.from_folder(checkpoint)
         processor = Processor.from_pretrained(checkpoint)
     except ResumeError as error:
         raise AuditError(str(error)) from error

@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NoReturn
 
 from smolvlm2.config import find_recipe, load_config
 from smolvlm2.errors import ConfigError, SmolVLMError
@@ -363,4 +363,23 @@ def exit_on_error(command: Callable[[], None]) -> None:
         rank = os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))
         if not error.shared or rank == "0":
             print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        _leave_with(2)
+
+
+def _leave_with(status: int) -> NoReturn:
+    """End this process, past the threads of a group of ranks that was not left in order.
+
+    At an ordinary exit some of them are still at work now and then, and turn the status into that
+    of an abort. Everything that had to be closed was, on the error's way here.
+    """
+    distributed = sys.modules.get("torch.distributed")
+    if (
+        distributed is not None
+        and distributed.is_initialized()
+        and distributed.get_world_size() > 1
+    ):
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)

@@ -17,7 +17,7 @@ from smolvlm2.config import load_config
 from smolvlm2.errors import CheckpointError, CheckpointNotFoundError
 from smolvlm2.model.config import SmolVLMConfig
 from smolvlm2.model.hf_format import load_model, save_model
-from smolvlm2.model.hub import read_json, resolve_checkpoint
+from smolvlm2.model.hub import resolve_checkpoint
 from smolvlm2.model.sharded_files import METADATA, load_sharded, verify_files
 from smolvlm2.model.smolvlm import SmolVLM
 from smolvlm2.processing.processor import Processor
@@ -79,9 +79,7 @@ def read_weights(folder: Path) -> tuple[SmolVLMConfig, dict[str, Tensor]]:
         CheckpointError: A file is not as it was written; or it has adapters, and the run's recipe
             that says how to merge is missing.
     """
-    config = SmolVLMConfig.from_hf(
-        read_json(folder / "config.json"), where=str(folder / "config.json")
-    )
+    config = SmolVLMConfig.from_folder(folder)
     if list(folder.glob("*.safetensors")) or not (folder / METADATA).is_file():
         model = load_model(folder)
         return config, {name: p.detach() for name, p in model.named_parameters()}

@@ -340,17 +340,13 @@ def gather_weights(
     One tensor at a time, so that no device needs room for all.
 
     Args:
-        model: Sharded; all ranks call this.
+        model: Sharded, and not as a forward pass alone leaves it (see `validation.evaluating`); all
+            ranks call this.
         world: All ranks.
         everywhere: Give them to every rank.
     """
     wanted = world.leads or everywhere
     weights: dict[str, Tensor] = {}
-    for module in model.modules():
-        if isinstance(module, FSDPModule):
-            # A forward pass alone, as validation makes it, leaves the gathered weights in place,
-            # which are the shards rounded to bf16.
-            module.reshard()
     for name, parameter in model.named_parameters():
         whole = parameter.detach().to(world.device)
         if isinstance(whole, DTensor):

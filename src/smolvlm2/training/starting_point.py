@@ -4,7 +4,7 @@ from pathlib import Path
 
 from smolvlm2.model.component_shapes import component_shapes
 from smolvlm2.model.config import SmolVLMConfig
-from smolvlm2.model.hub import read_json, resolve_checkpoint
+from smolvlm2.model.hub import resolve_checkpoint
 from smolvlm2.processing.tokenizer import Tokenizer, extend_for_images
 from smolvlm2.training.recipe import Recipe
 
@@ -13,8 +13,7 @@ def starting_config(recipe: Recipe, checkpoint: str | Path | None) -> SmolVLMCon
     """Shapes of the model that a stage starts from; reads no weights."""
     if checkpoint is None:
         return component_shapes(recipe.model)
-    path = resolve_checkpoint(checkpoint, patterns=("*.json",)) / "config.json"
-    return SmolVLMConfig.from_hf(read_json(path), where=str(path))
+    return SmolVLMConfig.from_folder(resolve_checkpoint(checkpoint, patterns=("*.json",)))
 
 
 def model_facts(config: SmolVLMConfig) -> dict[str, int | float]:

@@ -24,15 +24,10 @@ from smolvlm2.training.optimizer import (
     hand_over_gradients,
     local_shards,
 )
+from smolvlm2.training.pack_copies import PackCopies
 from smolvlm2.training.parallelize import begin_pack
 from smolvlm2.training.randomness import PackRandomness
 from smolvlm2.training.step_clock import StepClock
-
-INPUTS = (
-    *("input_ids", "positions", "document_ids", "cu_seqlens", "loss_positions"),
-    *("loss_targets", "loss_weights", "pixel_values", "tile_slots"),
-)
-"""Arrays of a pack that the model reads."""
 
 
 @dataclass(kw_only=True)
@@ -63,6 +58,7 @@ class Updater:
         self.optimizer = build_optimizer(self.shards.items(), self.settings)
         self.clock = StepClock(self.world.device)
         self.clock.watch(self.model)
+        self._copies = PackCopies(self.world.device)
 
     def gradients(
         self, batch: StepBatch, numbers: Sequence[int | None], divisor: float, *, at: str
@@ -78,16 +74,20 @@ class Updater:
         Returns:
             The step's loss, and the norm of the whole gradient before clipping.
         """
-        results = []
-        for place, pack in enumerate(batch.packs):
+        results: list[_Passed] = []
+        behind = self._copies.send(batch.packs[0])
+        for place in range(len(batch.packs)):
+            sent, last = behind, place == len(batch.packs) - 1
+            inputs = sent.arrive()
+            if not last:
+                behind = self._copies.send(batch.packs[place + 1])
             if self.mesh is not None:
-                begin_pack(self.model, self.mesh, last=place == len(batch.packs) - 1)
-            self.randomness.begin(numbers[place], pack)
-            results.append(self._backward(pack, divisor, at))
-            if place:
-                # By now the copy to the device of the pack before is long over.
-                results[place - 1].copied()
-                batch.release(place - 1)
+                begin_pack(self.model, self.mesh, last=last)
+            self.randomness.begin(numbers[place], batch.packs[place])
+            results.append(self._backward(sent.pack, inputs, divisor, at))
+            sent.wait()  # computing takes many times as long as copying did
+            if not last:
+                batch.release(place)
         with self.world.watch(at), self.clock.during("optimizer"):
             with_gradient = hand_over_gradients(self.model, self.shards)
             norm = clip_gradients(with_gradient, self.settings.max_grad_norm, self.mesh)
@@ -111,34 +111,21 @@ class Updater:
         Returns:
             ``(modalities, 2)`` sums of token losses, and their numbers.
         """
-        pack, inputs = self._on_device(pack)
+        sent = self._copies.send(pack)
+        inputs = sent.arrive()
         with self.world.watch(at):
             output = self.model(**inputs, max_length=self.max_length)
-        return _Passed.of(pack, output).by_modality()
+        return _Passed.of(sent.pack, output).by_modality()
 
-    def _on_device(self, pack: MicroBatch) -> tuple[MicroBatch, dict[str, Tensor]]:
-        """What is computed of a pack, and the model's inputs."""
-        device = self.world.device
-        if device.type == "cpu":
-            pack = pack.trimmed()
-        # Only CUDA tells when a copy is done. Apple's GPU would read the loader's memory later,
-        # when a worker may have written another pack to it.
-        later = device.type == "cuda"
-        return pack, {
-            name: torch.from_numpy(getattr(pack, name)).to(device, non_blocking=later)
-            for name in INPUTS
-        }
-
-    def _backward(self, pack: MicroBatch, divisor: float, at: str) -> "_Passed":
+    def _backward(
+        self, pack: MicroBatch, inputs: dict[str, Tensor], divisor: float, at: str
+    ) -> "_Passed":
         """Add a pack's gradients."""
-        pack, inputs = self._on_device(pack)
-        on_cuda = self.world.device.type == "cuda"
-        event = torch.cuda.current_stream().record_event() if on_cuda else None
         with self.world.watch(at), self.clock.during("text"):
             output = self.model(**inputs, max_length=self.max_length)
             assert output.loss_sum is not None
             (output.loss_sum / divisor).backward()
-        return _Passed.of(pack, output, event)
+        return _Passed.of(pack, output)
 
     def apply(self) -> None:
         """Move the weights along the gradients, and forget these."""
@@ -159,12 +146,9 @@ class _Passed:
     token_losses: Tensor
     real: NDArray[np.bool_]
     modalities: NDArray[np.uint8]
-    event: torch.cuda.Event | None = None
 
     @classmethod
-    def of(
-        cls, pack: MicroBatch, output: SmolVLMOutput, event: torch.cuda.Event | None = None
-    ) -> "_Passed":
+    def of(cls, pack: MicroBatch, output: SmolVLMOutput) -> "_Passed":
         """Keep what is needed of a pack and what was computed of it."""
         assert output.loss_sum is not None
         assert output.token_losses is not None
@@ -174,13 +158,7 @@ class _Passed:
             token_losses=output.token_losses,
             real=real,
             modalities=pack.modalities[pack.document_ids[pack.loss_positions[real]]],
-            event=event,
         )
-
-    def copied(self) -> None:
-        """Wait until the device has the pack's arrays."""
-        if self.event is not None:
-            self.event.synchronize()
 
     def by_modality(self) -> NDArray[np.float64]:
         """``(modalities, 2)`` sums of token losses, and their numbers."""

@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import lzma
 import tarfile
 import zipfile
 
@@ -157,3 +158,52 @@ def test_a_loose_link_is_refused_and_a_loose_file_read(tmp_path):
     (tmp_path / "link.png").symlink_to(tmp_path / "fine.png")
     assert content(loose_member(tmp_path / "fine.png", "fine.png")) == b"x"
     assert content(loose_member(tmp_path / "link.png", "link.png")) == "unsafe_path"
+
+
+MEMBERS = {f"{n}.png": bytes([n + 1]) * 700 for n in range(4)}
+THIRD = 2 * 3 * 512
+"""First byte of the third member: each has a header and two blocks."""
+
+
+@pytest.mark.parametrize(
+    ("start", "stop", "filler"),
+    [
+        (THIRD + 100, THIRD + 160, b"\xff" * 60),  # a header that is none
+        (THIRD + 200, None, b""),  # cut off in a header
+        (THIRD, None, b""),  # cut off between members
+        (THIRD, THIRD + 512, bytes(512)),  # a hole that looks like the end
+    ],
+    ids=["damaged", "cut", "cut between", "hole"],
+)
+@pytest.mark.parametrize("mode", ["w", "w:gz", "w:xz"])
+def test_a_tar_that_ends_too_early_says_so(tmp_path, mode, start, stop, filler):
+    write_tar(tmp_path / "a.tar", MEMBERS)
+    data = bytearray((tmp_path / "a.tar").read_bytes())
+    data[start:stop] = filler
+    packed = {"w": bytes, "w:gz": gzip.compress, "w:xz": lzma.compress}[mode](data)
+    (tmp_path / "a.tar").write_bytes(packed)
+    first = {name: MEMBERS[name] for name in ("0.png", "1.png")}
+    assert outcome(tmp_path / "a.tar") == first | {None: "corrupt_media"}
+
+
+def test_a_packed_tar_may_be_several_streams(tmp_path):
+    write_tar(tmp_path / "a.tar", MEMBERS)
+    data = (tmp_path / "a.tar").read_bytes()
+    pieces = (data[at : at + 1000] for at in range(0, len(data), 1000))
+    (tmp_path / "a.tar.gz").write_bytes(b"".join(map(gzip.compress, pieces)))
+    assert outcome(tmp_path / "a.tar.gz") == MEMBERS
+
+
+def test_a_packed_tar_with_a_wrong_checksum_says_so(tmp_path):
+    write_tar(tmp_path / "a.tar.gz", MEMBERS, "w:gz")
+    data = bytearray((tmp_path / "a.tar.gz").read_bytes())
+    data[-8] ^= 255
+    (tmp_path / "a.tar.gz").write_bytes(data)
+    assert outcome(tmp_path / "a.tar.gz") == MEMBERS | {None: "corrupt_media"}
+
+
+def test_what_unpacks_before_the_damage_is_read(tmp_path):
+    write_tar(tmp_path / "a.tar.gz", MEMBERS, "w:gz")
+    data = (tmp_path / "a.tar.gz").read_bytes()
+    (tmp_path / "a.tar.gz").write_bytes(data[:-9])
+    assert outcome(tmp_path / "a.tar.gz") == MEMBERS | {None: "corrupt_media"}

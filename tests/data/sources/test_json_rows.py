@@ -137,3 +137,12 @@ def test_pages_that_were_read_are_given_back(tmp_path, monkeypatch):
     assert short(json_rows(path)) == list(enumerate(rows))
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert short(json_rows(path)) == list(enumerate(rows))
+
+
+@pytest.mark.parametrize("text", ['[{"a":1}]\n[{"b":2}]', '[{"a":1},]]', '[{"a":1}]\0'])
+def test_what_stands_behind_the_end_is_one_unreadable_row(tmp_path, text):
+    path = tmp_path / "rows.json"
+    path.write_text(text)
+    rows = [row for _, row in json_rows(path)]
+    assert isinstance(rows[0], dict)
+    assert [row.reason for row in rows[1:]] == ["unreadable_record"]

@@ -150,6 +150,39 @@ def test_twitter_posts_have_their_roles_swapped_and_others_not(raw, prepare, png
     assert summary.repairs == {"swapped_roles": 1}
 
 
+def test_a_refusal_is_looked_for_in_what_becomes_the_answer(raw, prepare):
+    sorry = "I'm sorry, but I cannot tell."
+    rows = [m4_row(n, [], "", "", dataset="twitter_post") for n in range(2)]
+    for row, (question, answer) in zip(rows, [("q", sorry), (sorry, "a")], strict=True):
+        row["conversations"] = [
+            {"from": "gpt", "value": question},
+            {"from": "human", "value": answer},
+        ]
+    write_m4(raw, rows, {})
+    folder, _ = prepare(M4)
+    assert Manifest.open(folder).geometry.row_flags.tolist() == [FLAGS["refusal"], 0]
+
+
+def test_half_a_surrogate_pair_anywhere_in_a_row_concerns_that_row_alone(
+    raw, prepare, png, reasons, read_ledger
+):
+    half = "\ud83d"
+    rows = [
+        m4_row(0, ["Src/a.png"], "q", "whole"),
+        m4_row(1, ["Src/a.png"], "q", "named oddly", dataset=f"Src{half}"),
+        m4_row(2, [f"Src/{half}.png"], "q", "lost"),
+        m4_row(f"3{half}", ["Src/a.png"], "q", "numbered oddly"),
+        m4_row(4, ["Src/a.png"], f"q{half}", "asked oddly"),
+    ]
+    write_m4(raw, rows, {"Src/a.png": png(1)})
+    folder, _ = prepare(M4)
+    manifest = Manifest.open(folder)
+    ids = [manifest.sample_id(n) for n in range(len(manifest))]
+    assert ids == ["m4/Src/0", "m4/Src?/1", "m4/Src/3?"]
+    assert manifest.subsets == ["Src", "Src?"]
+    assert reasons(read_ledger(folder)) == [(2, "missing_media"), (4, "bad_text")]
+
+
 def write_clips(raw: Path, rows, members, folder="cfg"):
     (raw / folder).mkdir(exist_ok=True)
     (raw / folder / f"{folder}_mc_qa_processed.json").write_text(json.dumps(rows))

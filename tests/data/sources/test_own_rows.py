@@ -104,6 +104,40 @@ def test_parquet_rows_hold_their_images():
         record({"messages": messages}, "0.parquet", PARQUET)
 
 
+@pytest.mark.parametrize("named", [True, False])
+def test_a_text_item_that_spells_a_marker_is_text(raw, prepare, png, named):
+    for name in ("a", "b"):
+        (raw / f"{name}.png").write_bytes(png(ord(name)))
+    image = {"type": "image", "path": "a.png"} if named else {"type": "image"}
+    content = [image, {"type": "text", "text": "What does <image> mean in a prompt?"}]
+    row = {"messages": [{"role": "user", "content": content}, ANSWER]}
+    if not named:
+        turns = [{"role": "user", "content": "And <image>?"}, {"role": "assistant", "content": "B"}]
+        row = {"messages": [*row["messages"], *turns], "images": ["a.png", "b.png"]}
+    (raw / "rows.jsonl").write_text(json.dumps(row))
+    folder, _ = prepare(OWN)
+    messages = Manifest.open(folder).row(0).messages
+    assert messages[0]["content"] == [
+        {"type": "image"},
+        {"type": "text", "text": "What does <image> mean in a prompt?"},
+    ]
+    if not named:
+        assert [part["type"] for part in messages[2]["content"]] == ["text", "image", "text"]
+
+
+@pytest.mark.parametrize("fields", [{"image": b"bytes"}, {"images": [{"bytes": b"bytes"}]}])
+def test_images_in_parquet_may_be_plain_bytes(fields):
+    row = {"messages": [{"role": "user", "content": "What?"}, ANSWER], **fields}
+    assert [medium.data for medium in record(row, adapter=PARQUET).media] == [b"bytes"]
+
+
+def test_a_folder_named_like_a_parquet_file_is_looked_into(tmp_path):
+    (tmp_path / "rows.parquet").mkdir()
+    part = tmp_path / "rows.parquet" / "part-0.parquet"
+    part.touch()
+    assert PARQUET.record_files(tmp_path) == [part]
+
+
 def test_a_folder_of_own_rows_becomes_a_source(tmp_path, tokenizer, png):
     folder = tmp_path / "raw" / "mine"
     (folder / "pictures").mkdir(parents=True)

@@ -25,9 +25,10 @@ from smolvlm2.training.freezing import apply_freezing
 from smolvlm2.training.launch import ParallelSettings, read_launch
 from smolvlm2.training.memory import MemoryEstimate
 from smolvlm2.training.optimizer import OptimizerSettings
+from smolvlm2.training.pack_copies import INPUTS
 from smolvlm2.training.parallelize import choose_layout, gather_weights, parallelize
 from smolvlm2.training.recipe import TrainingSettings
-from smolvlm2.training.update import INPUTS, Updater
+from smolvlm2.training.update import Updater
 
 IMAGE, CAPACITY = 60, Capacity(tokens=24, tiles=3, documents=2)
 FROZEN, NOTHING = frozenset({"vision_encoder"}), frozenset()

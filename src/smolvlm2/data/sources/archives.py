@@ -1,14 +1,17 @@
 """Media files in zips, tars and folders, as streams: nothing is ever unpacked to a path."""
 
+import bz2
 import gzip
 import lzma
 import tarfile
 import zlib
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from io import BufferedIOBase
 from pathlib import Path, PurePosixPath
 
+from smolvlm2.data.disk_errors import is_of_machine
 from smolvlm2.data.ledger import LeftOutError
 from smolvlm2.data.media import is_safe_path
 from smolvlm2.data.sources.zip_reader import PIECE, STORED, ZipEntry, ZipError, ZipReader, is_zip
@@ -30,7 +33,34 @@ _READ_ERRORS = (
     ValueError,  # bz2, and numbers in tar headers that are none
 )
 _SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
-_TAR_MODES = ((b"\x1f\x8b", "r|gz"), (b"BZh", "r|bz2"), (b"\xfd7zXZ\0", "r|xz"))
+_PACKED_TARS: tuple[tuple[bytes, Callable[[Path], BufferedIOBase]], ...] = (
+    (b"\x1f\x8b", gzip.GzipFile),
+    (b"BZh", bz2.BZ2File),
+    (b"\xfd7zXZ\0", lzma.LZMAFile),
+)
+
+
+class _StrictTarInfo(tarfile.TarInfo):
+    """A header that has to be one: ``tarfile`` takes a damaged one for the end of the archive."""
+
+    @classmethod
+    def fromtarfile(cls, tarfile_: tarfile.TarFile) -> "_StrictTarInfo":
+        try:
+            return super().fromtarfile(tarfile_)
+        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
+            raise  # the mark of the end
+        except tarfile.HeaderError as error:
+            raise tarfile.ReadError(f"{error}, at byte {tarfile_.offset}") from error
+
+
+class _UnpackedTar:
+    """Gives all that unpacks before it says what is wrong."""
+
+    def __init__(self, stream: BufferedIOBase) -> None:
+        self._stream = stream
+
+    def read(self, size: int) -> bytes:
+        return self._stream.read1(size)
 
 
 class BrokenMemberError(Exception):
@@ -75,6 +105,9 @@ def archive_members(path: Path) -> Generator[Member | BadMember, None, None]:
 
     Args:
         path: The archive; of a split zip the last part, ``x.zip``, which may be missing.
+
+    Raises:
+        OSError: The system does not let it be read (`is_of_machine`).
     """
     try:
         if _is_tar(path):
@@ -82,6 +115,8 @@ def archive_members(path: Path) -> Generator[Member | BadMember, None, None]:
         else:
             yield from _zip_members(path)
     except _READ_ERRORS as error:
+        if is_of_machine(error):
+            raise
         detail = f"the archive cannot be read to its end ({type(error).__name__}: {error})"
         yield BadMember(name=None, problem=LeftOutError("corrupt_media", detail))
 
@@ -92,7 +127,7 @@ def _is_tar(path: Path) -> bool:
         return False
     with path.open("rb") as file:
         start = file.read(512)
-    if start.startswith(tuple(mark for mark, _ in _TAR_MODES)) or start[257:262] == b"ustar":
+    if start.startswith(tuple(mark for mark, _ in _PACKED_TARS)) or start[257:262] == b"ustar":
         return True
     return not start.startswith(b"PK") and not is_zip(path)
 
@@ -134,9 +169,19 @@ def _zip_member(archive: ZipReader, entry: ZipEntry) -> Member | BadMember:
 def _tar_members(path: Path) -> Iterator[Member | BadMember]:
     with path.open("rb") as file:
         start = file.read(6)
-    # A stream is read once from front to back: going back in a gzip means starting again.
-    mode = next((mode for mark, mode in _TAR_MODES if start.startswith(mark)), "r:")
-    with tarfile.open(path, mode, bufsize=PIECE) as archive:  # type: ignore[call-overload]
+    unpack = next((each for mark, each in _PACKED_TARS if start.startswith(mark)), None)
+    # Unpacked by their own readers: tarfile's compares no checksums and stops at the first of
+    # several streams. Read once from front to back: going back means starting again.
+    mode = "r:" if unpack is None else "r|"
+    with (
+        path.open("rb") if unpack is None else unpack(path) as stream,
+        tarfile.open(  # type: ignore[call-overload]
+            fileobj=_UnpackedTar(stream) if unpack else stream,
+            mode=mode,
+            bufsize=PIECE,
+            tarinfo=_StrictTarInfo,
+        ) as archive,
+    ):
         while (info := archive.next()) is not None:
             # The library keeps every member for later; a million of them are gigabytes.
             archive.members = []
@@ -145,13 +190,26 @@ def _tar_members(path: Path) -> Iterator[Member | BadMember]:
             if problem := _refusal(info.name, info.isreg(), info.size):
                 yield BadMember(name=info.name, problem=problem)
                 continue
-            in_place = mode == "r:" and not info.issparse()
+            in_place = unpack is None and not info.issparse()
             yield Member(
                 name=info.name,
                 size=info.size,
                 pieces=_guarded(_tar_pieces(archive, info)),
                 offset=info.offset_data if in_place else None,
             )
+        _expect_end(archive)
+
+
+def _expect_end(archive: tarfile.TarFile) -> None:
+    """Read what stands behind the mark of the end: zeros, and the checksum of a packed tar.
+
+    Raises:
+        ReadError: More members: a hole in the file looks like the mark, and archives get joined.
+    """
+    assert archive.fileobj is not None
+    while piece := archive.fileobj.read(PIECE):
+        if piece.strip(b"\0"):
+            raise tarfile.ReadError("it goes on behind the mark of its end")
 
 
 def _tar_pieces(archive: tarfile.TarFile, info: tarfile.TarInfo) -> Iterator[bytes]:
@@ -170,13 +228,15 @@ def _guarded(pieces: Iterator[bytes]) -> Iterator[bytes]:
     try:
         yield from pieces
     except _READ_ERRORS as error:
+        if is_of_machine(error):
+            raise
         raise BrokenMemberError(f"member cannot be read ({error})") from error
 
 
 def _refusal(name: str, is_plain: bool, size: int) -> LeftOutError | None:
     """Why a member is refused on sight of its header."""
     if not is_plain or not is_safe_path(name):
-        found = "an absolute path or one with '..'" if is_plain else "a link or device"
+        found = "an absolute path or has '..' or '\\'" if is_plain else "a link or device"
         detail = f"member {name!r} is {found}; expected a plain file"
         return LeftOutError("unsafe_path", detail)
     if size > MAX_MEMBER_BYTES:

@@ -11,7 +11,7 @@ from smolvlm2.data.sources.record import RawMedium
 
 NOTES = ("download.json", "consumed.json")
 """Written into raw folders by download and prepare."""
-_MARKERS = re.compile("<image>|<video>")
+_MARKS = ("<image>", "<video>")
 
 
 def turns_of(conversation: Any) -> list[tuple[Any, Any]]:
@@ -121,10 +121,19 @@ def clip_paths(value: Any) -> list[str]:
     return paths
 
 
-def in_marked_order(media: list[RawMedium], turns: list[tuple[Any, Any]]) -> list[RawMedium]:
-    """Media of both kinds in the order of their markers; as they were where those do not match."""
+def in_marked_order(
+    media: list[RawMedium], turns: list[tuple[Any, Any]], marks: tuple[str, ...] = _MARKS
+) -> list[RawMedium]:
+    """Media of both kinds in the order of their marks; as they were where those do not match.
+
+    Args:
+        media: Of a row.
+        turns: Role and text.
+        marks: The name of each kind between two characters.
+    """
+    pattern = re.compile("|".join(map(re.escape, marks)))
     texts = [text for role, text in turns if role in ("human", "user") and isinstance(text, str)]
-    kinds = [marker[1:-1] for text in texts for marker in _MARKERS.findall(text)]
+    kinds = [marker[1:-1] for text in texts for marker in pattern.findall(text)]
     waiting = {
         kind: [medium for medium in media if medium.kind == kind] for kind in ("image", "video")
     }
@@ -134,11 +143,13 @@ def in_marked_order(media: list[RawMedium], turns: list[tuple[Any, Any]]) -> lis
 
 
 def embedded_image(image: Any) -> RawMedium:
-    """Bytes of an ``Image`` column's value.
+    """Bytes of an ``Image`` column's value, or of a column of bytes.
 
     Raises:
         LeftOutError: The value has no bytes: only a path on the publisher's disk.
     """
+    if isinstance(image, bytes) and image:
+        return RawMedium(kind="image", data=image)
     if not isinstance(image, dict) or not image.get("bytes"):
         path = image.get("path") if isinstance(image, dict) else None
         raise LeftOutError("missing_media", f"image without bytes (path {path!r})")

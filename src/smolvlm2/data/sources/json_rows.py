@@ -27,6 +27,7 @@ _LOOK_BYTES = 64 * 2**20
 _TOKENS = re.compile(rb'"[^"\\\n]*(?:\\.[^"\\\n]*)*"|[{}\[\]]')
 _SCALAR = re.compile(rb"[\w.+-]+")
 _FIRST = re.compile(rb"(?:\xef\xbb\xbf)?\s*(.)", re.DOTALL)
+_BEHIND = re.compile(rb"[\s,]*[\]}]\s*\S")
 _GAP = re.compile(r"[\s,]*")
 _COLON = re.compile(r"\s*:\s*")
 _JSON_ERRORS = (ValueError, RecursionError)
@@ -128,7 +129,7 @@ class _Elements:
         self._ended = False
 
     def rows(self) -> Iterator[Row]:
-        """Every element as a row."""
+        """Every element as a row, and one more for what stands behind the last."""
         released = 0
         while not self._ended:
             before = self._at
@@ -139,6 +140,9 @@ class _Elements:
             else:
                 self._window_bytes = min(2 * self._window_bytes, _LARGE_WINDOW)
             released = _release(self._text, released, self._at)
+        if _BEHIND.match(self._text, self._at):
+            detail = "more stands behind the end of the list; expected the end of the file"
+            yield LeftOutError("unreadable_record", detail)
 
     def _scanned(self) -> Iterator[Row]:
         """Rows that the scanner takes off the next window; it stops before what it cannot take."""

@@ -30,6 +30,7 @@ REFUSAL = re.compile(
     re.IGNORECASE,
 )
 """Answers that begin like this refuse (LLaVA-NeXT issue 158: many in M4-Instruct)."""
+_ANSWERING = ("gpt", "assistant", "model")
 HOUND_FRAME_RATE = 2.0
 """Frames a second in LLaVA-Hound's folders."""
 _HOUND = "llava_hound"
@@ -131,9 +132,12 @@ class M4Instruct(Adapter):
             raise LeftOutError("non_train_split", f"metadata.split is {split!r}; expected 'train'")
         subset = str(metadata.get("dataset") or "")
         turns = turns_of(row.get("conversations"))
+        has_swapped = subset == "twitter_post"
+        answers_first = bool(turns) and turns[0][0] in _ANSWERING
+        answering = ("human", "user") if has_swapped and answers_first else _ANSWERING
         refuses = any(
             # `match`: `search` would try to begin at every character of an answer.
-            role in ("gpt", "assistant") and isinstance(text, str) and REFUSAL.match(text)
+            role in answering and isinstance(text, str) and REFUSAL.match(text)
             for role, text in turns
         )
         yield Record(
@@ -145,7 +149,7 @@ class M4Instruct(Adapter):
             ],
             subset=subset,
             flags=FLAGS["refusal"] if refuses else 0,
-            swap_roles=subset == "twitter_post",
+            swap_roles=has_swapped,
         )
 
 

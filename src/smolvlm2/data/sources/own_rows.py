@@ -23,6 +23,9 @@ from smolvlm2.data.sources.record import Adapter, RawMedium, Reader, Record
 CONVERSATIONS = ("messages", "conversations", "texts")
 """Keys of a conversation: as chat templates have it, as LLaVA has it, as The Cauldron has it."""
 KINDS: tuple[Literal["image", "video"], ...] = ("image", "video")
+_WRITTEN: dict[str, str] = {kind: f"<{kind}>" for kind in KINDS}
+_UNWRITTEN: dict[str, str] = {kind: f"\ufdd0{kind}\ufdd1" for kind in KINDS}
+"""Marks of media beside texts that spell the others: Unicode keeps these from being characters."""
 Named = tuple[Literal["image", "video"], str]
 """Kind and path of a medium."""
 
@@ -49,7 +52,7 @@ class OwnRows(Adapter):
     def records(self, row: dict[str, Any], file: str) -> Iterator[Record]:
         """Take the conversation and the media that it, or the row, names."""
         folder, subset = file.rpartition("/")[0], stem_of(file)
-        turns, named = _conversation(row)
+        turns, named, marks = _conversation(row)
         media = [
             RawMedium(kind=kind, paths=below((folder, ""), path))
             for kind, path in (_listed(row) if named is None else named)
@@ -57,8 +60,9 @@ class OwnRows(Adapter):
         yield Record(
             native_id=native_id(subset, row.get("id")),
             turns=turns,
-            media=in_marked_order(media, turns) if named is None else media,
+            media=in_marked_order(media, turns, marks) if named is None else media,
             subset=subset,
+            placeholders=marks,
         )
 
 
@@ -75,7 +79,7 @@ class OwnParquet(Adapter):
 
     def record_files(self, raw: Path) -> list[Path]:
         """Every parquet file, by name."""
-        return visible(raw, raw.rglob("*.parquet"))
+        return visible(raw, (path for path in raw.rglob("*.parquet") if path.is_file()))
 
     def archives(self, raw: Path) -> list[Path]:
         """None: images are in the rows."""
@@ -83,7 +87,7 @@ class OwnParquet(Adapter):
 
     def records(self, row: dict[str, Any], file: str) -> Iterator[Record]:
         """Take the conversation and the row's images."""
-        turns, named = _conversation(row)
+        turns, named, marks = _conversation(row)
         if named:
             raise LeftOutError(
                 "unreadable_record", "a message names a file; expected the bytes in 'images'"
@@ -96,6 +100,7 @@ class OwnParquet(Adapter):
             turns=turns,
             media=[embedded_image(image) for image in [*([one] if one else []), *images]],
             subset=subset,
+            placeholders=marks[:1],
         )
 
 
@@ -109,8 +114,12 @@ def _listed(row: dict[str, Any]) -> list[Named]:
     ]
 
 
-def _conversation(row: dict[str, Any]) -> tuple[list[tuple[Any, Any]], list[Named] | None]:
-    """Turns of a row, and kind and path of the media that its messages name; None: none does.
+def _conversation(
+    row: dict[str, Any],
+) -> tuple[list[tuple[Any, Any]], list[Named] | None, tuple[str, ...]]:
+    """Turns of a row, kind and path of the media that its messages name, and their marks.
+
+    Media are None where no message names any.
 
     Raises:
         LeftOutError: The row has no conversation that is known, or it names some of its media.
@@ -124,35 +133,58 @@ def _conversation(row: dict[str, Any]) -> tuple[list[tuple[Any, Any]], list[Name
     if found == "texts":
         pairs = objects_of(row[found], found)
         roles = ("user", "assistant")
-        return [(role, pair.get(role)) for pair in pairs for role in roles], None
-    turns, named, unnamed = [], [], 0
-    for role, content in turns_of(row[found]):
-        if not isinstance(content, list):
-            turns.append((role, content))
-            continue
-        texts = []
-        for item in objects_of(content, "content"):
-            kind = item.get("type")
-            if kind == "text":
-                texts.append(str(item.get("text") or ""))
-                continue
-            if kind not in KINDS:
-                raise LeftOutError(
-                    "unreadable_record",
-                    f"an item of type {kind!r}; expected text, image or video",
-                )
-            path = item.get("path") or item.get(kind)
-            unnamed += path is None
-            named += [(kind, each) for each in paths_of(path)]
-            texts.append(f"<{kind}>")
-        turns.append((role, "".join(texts)))
+        turns = [(role, pair.get(role)) for pair in pairs for role in roles]
+        return turns, None, tuple(_WRITTEN.values())
+    turns = turns_of(row[found])
+    marks = _marks(turns)
+    named: list[Named] = []
+    unnamed = 0
+    for place, (role, content) in enumerate(turns):
+        if isinstance(content, list):
+            text, media, without = _joined(content, marks)
+            turns[place] = (role, text)
+            named += media
+            unnamed += without
+        elif marks is _UNWRITTEN and isinstance(content, str) and role in ("user", "human"):
+            for kind, written in _WRITTEN.items():
+                content = content.replace(written, marks[kind])
+            turns[place] = (role, content)
     if named and unnamed:
         raise LeftOutError(
             "unreadable_record",
             f"{len(named)} items of the messages name a file and {unnamed} do not; name all of "
             "them, or none and list the files under 'images' and 'videos'",
         )
-    return turns, named or None
+    return turns, named or None, tuple(marks.values())
+
+
+def _marks(turns: list[tuple[Any, Any]]) -> dict[str, str]:
+    """What marks media by kind: as written, unless a text beside items spells just that."""
+    items = [item for _, content in turns if isinstance(content, list) for item in content]
+    texts = [str(item.get("text")) for item in items if isinstance(item, dict)]
+    spelled = any(written in text for text in texts for written in _WRITTEN.values())
+    return _UNWRITTEN if spelled else _WRITTEN
+
+
+def _joined(content: list[Any], marks: dict[str, str]) -> tuple[str, list[Named], int]:
+    """Items of a message as one text, the media that they name, and how many they do not."""
+    texts: list[str] = []
+    named: list[Named] = []
+    unnamed = 0
+    for item in objects_of(content, "content"):
+        kind = item.get("type")
+        if kind == "text":
+            texts.append(str(item.get("text") or ""))
+            continue
+        if kind not in KINDS:
+            raise LeftOutError(
+                "unreadable_record", f"an item of type {kind!r}; expected text, image or video"
+            )
+        path = item.get("path") or item.get(kind)
+        unnamed += path is None
+        named += [(kind, each) for each in paths_of(path)]
+        texts.append(marks[kind])
+    return "".join(texts), named, unnamed
 
 
 def own_adapter(raw: Path) -> str:

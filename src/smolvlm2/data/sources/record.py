@@ -1,5 +1,6 @@
 """One published row after its adapter, and what an adapter is."""
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -8,6 +9,7 @@ from typing import Any, ClassVar, Literal
 
 from smolvlm2.data.ledger import LeftOutError
 
+_HELD_OUT = re.compile(r"(test|testmini|val|valid|validation|dev|eval|evaluation)[-_.\d]", re.I)
 Reader = Literal["parquet", "json", "json_files"]
 """How rows are read: ``parquet``; ``json``: a list, lines, or an object of objects;
 ``json_files``: every ``.json`` file of a folder or a zip is one row."""
@@ -46,6 +48,8 @@ class Record:
     """Config or part that a mixture can name."""
     flags: int = 0
     """Bits of ``geometry.FLAGS``."""
+    placeholders: tuple[str, ...] | None = None
+    """What marks a medium's place in this sample; None: what the adapter says."""
     swap_roles: bool = False
     """The publisher has the two roles the wrong way round."""
 
@@ -98,6 +102,10 @@ class Adapter(ABC):
 
 
 def split_of(file: str) -> str:
-    """The split that a hub file belongs to: ``<config>/<split>-00000-of-00001.parquet``."""
-    name = file.rsplit("/", 1)[-1]
-    return name.split("-")[0] if "-of-" in name else "train"
+    """The split that a parquet file belongs to, by its name: ``test-00000-of-00001.parquet``.
+
+    Returns:
+        ``train`` for whatever is not called one of the others, such as ``shard-00000-of-00009``.
+    """
+    found = _HELD_OUT.match(file.rsplit("/", 1)[-1])
+    return found.group(1).lower() if found else "train"

@@ -7,7 +7,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from smolvlm2.data.ledger import LeftOutError
+from smolvlm2.data.disk_errors import is_of_machine
+from smolvlm2.data.ledger import DamagedFileError, LeftOutError
 from smolvlm2.data.media import is_safe_path
 from smolvlm2.data.sources.archives import is_hidden
 from smolvlm2.data.sources.json_rows import Row, UnreadableFileError, json_row, json_rows
@@ -47,11 +48,14 @@ def parquet_rows(
     Raises:
         UnreadableFileError: It is no parquet file.
         OtherColumnsError: A column is missing.
+        OSError: The system does not let it be read (`is_of_machine`).
     """
     try:
         # With a buffer, a column of a row group is read page by page, not as a whole.
         file = pq.ParquetFile(path, buffer_size=_READ_BUFFER)
     except _ARROW_ERRORS as error:
+        if is_of_machine(error):
+            raise
         raise UnreadableFileError(f"no parquet file ({error})") from error
     with file:
         names = file.schema_arrow.names
@@ -83,9 +87,11 @@ def _group_rows(
                 yield start + done, row
                 done += 1
     except _ARROW_ERRORS as error:
+        if is_of_machine(error):
+            raise
         for number in range(start + done, start + count):
             detail = f"row group {group} cannot be decoded ({error})"
-            yield number, LeftOutError("unreadable_record", detail)
+            yield number, DamagedFileError("unreadable_record", detail)
 
 
 def _batch_rows(batch: pa.RecordBatch) -> list[Row]:
@@ -131,10 +137,7 @@ def json_file_rows(path: Path) -> Iterator[tuple[int, str | None, Row]]:
 def _file_row(folder: Path, name: str) -> Row:
     if (folder / name).is_symlink():
         return LeftOutError("unsafe_path", f"{name!r} is a link; expected a plain file")
-    try:
-        return _one_row((folder / name).read_bytes())
-    except OSError as error:
-        return LeftOutError("unreadable_record", f"cannot be read ({error})")
+    return _one_row((folder / name).read_bytes())
 
 
 def _zip_row(archive: ZipReader, entry: ZipEntry) -> Row:
