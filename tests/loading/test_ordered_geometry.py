@@ -97,6 +97,7 @@ def manifest_of(conversations):
 def drawn(make_reader):
     draw = np.random.default_rng(SEED)
     conversations = [draw_conversation(draw) for _ in range(200)]
+    conversations.append([{"role": "system", "content": [{"type": "text", "text": "alone"}]}])
     tokenizer = make_reader()[1].processor.tokenizer
     return conversations, geometry_of(conversations, tokenizer), tokenizer
 

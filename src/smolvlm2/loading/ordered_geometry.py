@@ -121,11 +121,12 @@ def _count_again(
     found: list[dict[int, int]] = [{} for _ in taken]
     media_tokens = _MediaTokens(tokenizer)
     begins = part.message_offsets
-    # Where the published first question goes.
-    moved_to = [np.argsort(source)[opening] for source in taken]
+    # Where the published first question goes, a list an order.
+    moved_to = [np.argsort(source)[opening[shown]].tolist() for source in taken]
     for number in range(0, len(shown), BATCH_ROWS):
         rows = shown[number : number + BATCH_ROWS]
-        for row, messages in zip(rows.tolist(), manifest.messages(rows + start), strict=True):
+        for place, messages in enumerate(manifest.messages(rows + start), number):
+            row = int(shown[place])
             begin, first = int(begins[row]), int(opening[row])
             content = messages[first - begin]["content"]
             if not leads_text(content):
@@ -139,7 +140,7 @@ def _count_again(
                 media, text = split_media(content)
                 question = split_media(messages[leading - begin]["content"])[1]
                 found[order][first] = media_tokens.added(media, question)
-                found[order][int(moved_to[order][row])] = -media_tokens.added(media, text)
+                found[order][moved_to[order][place]] = -media_tokens.added(media, text)
     return found
 
 
