@@ -1,9 +1,11 @@
 """Which samples are shown, and that they are what the loader gives."""
 
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 from smolvlm2.cli.inspect_samples import draw_rows, find_rows, inspect_row
 from smolvlm2.cli.opened_mixture import open_mixture
@@ -52,6 +54,25 @@ def test_what_is_shown_is_what_encode_sample_gives(opened):
         for name in ("input_ids", "supervised", "tiles"):
             assert np.array_equal(getattr(shown.sample, name), getattr(sample, name))
         assert shown.lengths == shown.planned
+
+
+@pytest.mark.parametrize("image", [{}, {"random_tiles": True, "upscale": "always"}])
+def test_lengths_are_the_planned_ones_for_other_orders_and_budgets(recipe_file, tmp_path, image):
+    recipe = yaml.safe_load(Path(recipe_file).read_text())
+    recipe["image"] |= image
+    recipe["limits"] = {"max_turns": 2, "turn_orders": 2}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    opened = open_mixture(str(tmp_path / "recipe.yaml"))
+    reordered = cut = 0
+    for entry, row in draw_rows(opened, 100, seed=3):
+        shown = inspect_row(opened, entry, row)
+        assert shown.lengths == shown.planned
+        published = entry.manifest.row(row).messages
+        assert len(shown.messages) + shown.cut == len(published)
+        reordered += shown.messages != published[: len(shown.messages)]
+        cut += shown.cut > 0
+    assert reordered
+    assert cut
 
 
 def test_a_long_sample_is_shown_as_far_as_training_sees_it(opened):

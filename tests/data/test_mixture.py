@@ -86,10 +86,17 @@ def test_other_ways_to_take_are_refused(take):
         MixtureEntry(source="a", take=take)
 
 
-@pytest.mark.parametrize("name", ["max_images", "samples"])
+@pytest.mark.parametrize("name", ["max_images", "max_turns", "samples"])
 def test_counts_below_one_are_refused(name):
     with pytest.raises(ConfigError, match=f"{name} of a is 0"):
         MixtureEntry(source="a", **{name: 0})
+
+
+@pytest.mark.parametrize("value", [-1, 65])
+def test_an_impossible_number_of_orders_is_refused(value):
+    with pytest.raises(ConfigError, match=f"turn_orders of a is {value}, expected 0"):
+        MixtureEntry(source="a", turn_orders=value)
+    assert MixtureEntry(source="a", turn_orders=0).turn_orders == 0
 
 
 def test_no_subset_at_all_is_refused():

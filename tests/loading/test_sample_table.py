@@ -182,10 +182,16 @@ def test_a_source_that_is_not_prepared_names_the_command(opened, make_recipe):
         open_sources(mixture, manifest.folder.parent, another)
 
 
-@pytest.mark.parametrize("name", ["max_tokens", "max_images"])
+@pytest.mark.parametrize("name", ["max_tokens", "max_images", "max_turns"])
 def test_limits_below_one_are_refused(name):
     with pytest.raises(ConfigError, match=rf"limits\.{name} is 0"):
         LimitSettings(**{name: 0})
+
+
+@pytest.mark.parametrize("value", [-1, 65])
+def test_an_impossible_number_of_orders_is_refused(value):
+    with pytest.raises(ConfigError, match=rf"limits\.turn_orders is {value}, expected 0"):
+        LimitSettings(turn_orders=value)
 
 
 def test_the_plans_digest_covers_what_the_samples_say(make_reader):

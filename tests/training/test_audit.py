@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from smolvlm2.cli.audit import print_audit
-from smolvlm2.errors import AuditError
+from smolvlm2.errors import AuditError, ResumeError
 from smolvlm2.loading.reader import PackReader
 from smolvlm2.training.audit import audit_run
 
@@ -46,6 +46,23 @@ def test_skips_left_out_samples_segments_and_passed_over_data_are_taken_into_acc
     skips = (tmp_path / "run" / "skips.jsonl").read_text().splitlines()
     assert report.skipped == len(skips) > 0
     assert {json.loads(line)["sample_id"] for line in skips} == {broken}
+
+
+def test_a_run_with_shuffled_turns_resumes_to_the_bit_and_only_with_the_same_orders(
+    make_trainer, tmp_path
+):
+    turns = ("limits.max_turns=2", "limits.turn_orders=2")
+    make_trainer(tmp_path / "straight", *turns).train()
+    first = make_trainer(tmp_path / "run", *turns)
+    first.progress = lambda line: setattr(first.stop, "signal", "SIGTERM")
+    first.train()
+    with pytest.raises(ResumeError, match=r"limits\.turn_orders: 2 before, 3 now"):
+        make_trainer(tmp_path / "run", turns[0], "limits.turn_orders=3")
+    make_trainer(tmp_path / "run", *turns).train()
+    report = audit_run(tmp_path / "run")
+    assert (report.checked, report.problems, report.unplanned) == (6, [], [])
+    weights = [(tmp_path / n / "model.safetensors").read_bytes() for n in ("straight", "run")]
+    assert weights[0] == weights[1]
 
 
 @pytest.mark.parametrize(

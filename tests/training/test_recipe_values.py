@@ -33,6 +33,8 @@ PUBLISHED_IMAGES = {
     "image.upscale": "always",
     "image.random_tiles": True,
     "limits.max_tokens": 7000,
+    "limits.max_turns": 7,
+    "limits.turn_orders": 2,
     "training.reference_devices": 128,
     "training.learning_rate": 1e-4,
     "training.freeze_vision_encoder": False,

@@ -192,3 +192,17 @@ def test_neither_gradients_nor_gathered_weights_are_left(make_trainer, tmp_path)
     assert all(parameter.grad is None for parameter in trainer.model.parameters())
     assert all(isinstance(parameter, DTensor) for parameter in trainer.model.parameters())
     assert torch.is_grad_enabled()
+
+
+def test_turns_stand_in_their_first_order_while_training_goes_through_all(make_trainer, tmp_path):
+    trainer = make_trainer(tmp_path / "run", *HELD_OUT, "limits.turn_orders=2")
+    reader = trainer.held_out.reader
+    packs = trainer.held_out.packs.packs
+    assert {plan.turn_order for pack in packs for plan in reader.planned(pack)} == {0}
+    packs, position = [], Position()
+    for _ in range(6):
+        step, position = trainer.plan.step(position)
+        packs += step
+    planned = [plan for pack in packs for plan in trainer.reader.planned(pack)]
+    assert {plan.turn_order for plan in planned} == {0, 1}
+    assert all(plan.turn_order == plan.epoch % 2 for plan in planned)

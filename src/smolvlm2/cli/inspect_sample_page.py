@@ -35,7 +35,7 @@ def sample_article(
     if shown.planned is None:
         marks.append("<span class='badge warn'>left out by this recipe</span>")
     if shown.cut:
-        marks.append(f"<span class='badge warn'>{shown.cut} messages cut: too long</span>")
+        marks.append(f"<span class='badge warn'>{shown.cut} messages cut</span>")
     parts = [
         f"<h3><a href='#s{number}'>{escape(shown.sample_id)}</a></h3>",
         f"<p class=badges>{''.join(marks)}</p>",

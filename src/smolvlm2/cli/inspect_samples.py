@@ -14,6 +14,7 @@ from smolvlm2.data.geometry import FLAGS, ROW_MODALITIES
 from smolvlm2.data.manifest import LEDGER_FILE, Manifest
 from smolvlm2.data.media import MediaStore
 from smolvlm2.errors import DataError, MediaError, PromptError
+from smolvlm2.loading.turn_orders import reorder_turns, turn_key
 from smolvlm2.plan.permutation import derive_key, permute
 from smolvlm2.processing.processor import ProcessedSample
 
@@ -67,9 +68,9 @@ class InspectedSample:
     flags: list[str]
     """Set by prepare."""
     messages: list[dict[str, Any]]
-    """Those that fit; all of them where the recipe leaves the sample out."""
+    """As in the source's first epoch; all of them where the recipe leaves the sample out."""
     cut: int
-    """Messages that did not fit."""
+    """Messages that the recipe leaves off its end."""
     planned: Lengths | None
     """From the geometry; None where the recipe leaves the sample out."""
     media: list[Medium] = field(default_factory=list)
@@ -192,7 +193,10 @@ def inspect_row(opened: OpenedMixture, entry: OpenedEntry, row: int) -> Inspecte
     manifest, place = entry.manifest, entry.place(row)
     geometry, published = manifest.geometry, manifest.row(row)
     kept = len(published.messages) if place is None else int(entry.messages[place])
-    messages = published.messages[:kept]
+    messages = published.messages
+    if place is not None:
+        key = turn_key(published.source, row, entry.turn_order)
+        messages = reorder_turns(messages, key)[:kept]
     markers = sum(part["type"] != "text" for message in messages for part in message["content"])
     first = int(geometry.media_offsets[row])
     media = [
@@ -223,7 +227,10 @@ def inspect_row(opened: OpenedMixture, entry: OpenedEntry, row: int) -> Inspecte
     try:
         for medium, locator in zip(media, published.media, strict=False):
             medium.source = store.read(locator)
-        shown.sample = opened.processor.encode_sample(messages, [m.source for m in media])
+        edge = None if place is None else int(entry.longest_edge[place])
+        limits = [edge if medium.kind == "image" else None for medium in media]
+        sources = [medium.source for medium in media]
+        shown.sample = opened.processor.encode_sample(messages, sources, limits)
     except (MediaError, PromptError) as error:
         reason = error.reason if isinstance(error, MediaError) else "placeholder_mismatch"
         shown.error = f"{reason}: {error}"

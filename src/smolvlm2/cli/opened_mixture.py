@@ -50,12 +50,16 @@ class OpenedEntry:
     """int64 ``(n,)``."""
     supervised: np.ndarray
     """int64 ``(n,)``: tokens with loss."""
+    longest_edge: np.ndarray
+    """int64 ``(n,)``: of the row's images in the source's first epoch, in pixels."""
     modality: np.ndarray
     """int64 ``(n,)``: index into ``MODALITIES``."""
     excluded: dict[str, int]
     """Rows that the recipe leaves out, by reason."""
     cut: int
     """Admitted rows that lose turns at their end."""
+    turn_order: int | None
+    """Number of the order of turns that is looked at; None: as published."""
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -163,15 +167,18 @@ def _open_entries(
     """The planner's tables, computed as a run computes them."""
     sources = open_sources(mixture, root / "prepared", processor.tokenizer)
     check_overlap(mixture, {name: manifest.subsets for name, manifest in sources.items()})
+    lengths = processor.length_model()
     tables = admit(
         mixture.entries,
         sources,
-        processor.length_model(),
+        lengths,
         recipe.limits,
         max_tokens=min(recipe.limits.max_tokens or context, context),
+        seed=recipe.training.seed,
     )
+    edges = np.array(lengths.budgets.edges, dtype=np.int64)
     return [
-        _opened(entry, weight, share, sources[entry.source], table)
+        _opened(entry, weight, share, sources[entry.source], table, edges)
         for entry, weight, share, table in zip(
             mixture.entries, mixture.shares, sample_shares(mixture, tables), tables, strict=True
         )
@@ -179,7 +186,12 @@ def _open_entries(
 
 
 def _opened(
-    entry: MixtureEntry, weight: float, share: float, manifest: Manifest, table: SourceTable
+    entry: MixtureEntry,
+    weight: float,
+    share: float,
+    manifest: Manifest,
+    table: SourceTable,
+    edges: np.ndarray,
 ) -> OpenedEntry:
     """The planner's table as plain arrays: the only place here that knows its form."""
     columns = ("rows", "messages", "tokens", "tiles", "supervised", "modality")
@@ -191,8 +203,10 @@ def _opened(
         manifest=manifest,
         subsets=match_subsets(entry, manifest.subsets),
         **{name: table.column(name)[order] for name in columns},
+        longest_edge=edges[table.budgets(order, 0)],
         excluded=dict(table.excluded),
         cut=table.cut,
+        turn_order=table.turn_order(0),
     )
 
 

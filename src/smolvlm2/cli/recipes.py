@@ -34,7 +34,8 @@ _REASONS = {
         "published image runs rise over a number of steps and fall linearly, the first two of them "
         "not to the end"
     ),
-    "limits": "the published image runs pack to 7000 tokens and see two images a sample at most",
+    "limits": "the published image runs pack to 7000 tokens, see two images a sample at most, and "
+    "shuffle its questions to keep seven",
     "every_steps": "the published alignment run is saved every 250 steps",
     "mixture.unit": "the published factors say how often a sample comes, not which share it has",
     "mixture.epochs": "published video training ends after one epoch",

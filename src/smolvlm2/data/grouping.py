@@ -5,6 +5,7 @@ once for a number of rows and a tokenizer, and lies in a folder of its own besid
 """
 
 import shutil
+from collections.abc import Iterable
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -80,6 +81,10 @@ class GroupedManifest(Manifest):
         if row is None and joined:
             row = self._base.find(first)
         return None if row is None else int(self.holding(np.array([row]))[0])
+
+    def messages(self, rows: Iterable[int]) -> list[list[dict[str, Any]]]:
+        """The messages of many joined rows."""
+        return [self.row(row).messages for row in rows]
 
     def row(self, index: int) -> ManifestRow:
         """Read the rows and join them."""

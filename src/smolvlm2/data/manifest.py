@@ -2,6 +2,7 @@
 
 import json
 import mmap
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -169,10 +170,10 @@ class Manifest:
             source=self.source,
         )
 
-    def messages(self, start: int, stop: int) -> list[list[dict[str, Any]]]:
-        """The messages of a range of rows, without reading the rest of them."""
-        column = self._table.column("messages").slice(start, stop - start)
-        return [json.loads(text) for text in column.to_pylist()]
+    def messages(self, rows: Iterable[int]) -> list[list[dict[str, Any]]]:
+        """The messages of many rows, without reading the rest of them."""
+        column = self._table.column("messages")
+        return [json.loads(column[int(row)].as_py()) for row in rows]
 
     def _expect_single_rows(self) -> None:
         """Stop the system from reading far ahead, once somebody asks for single rows.

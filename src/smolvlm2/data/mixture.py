@@ -15,6 +15,8 @@ from smolvlm2.errors import ConfigError
 
 TAKE = re.compile(r"all|first:(?P<first>\d+)|end:(?P<end>\d+)|random:(?P<random>\d+(\.\d+)?)%")
 """What ``take`` may be."""
+MOST_TURN_ORDERS = 64
+"""Orders of a sample's turns: each keeps a record a sample and budget of tiles."""
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -46,6 +48,12 @@ class MixtureEntry:
     ``random:12.87%`` (rounded up), ``first:N``, ``end:N``."""
     max_images: int | None = None
     """Most images or clips of a sample, beside the recipe's limit; None: the recipe's alone."""
+    max_turns: int | None = None
+    """Most pairs of question and answer of a sample, in place of the recipe's; None: the
+    recipe's."""
+    turn_orders: int | None = None
+    """Orders of a sample's questions, in place of the recipe's; 0 keeps dialogues whose questions
+    build on each other as published; None: the recipe's."""
     samples: int | None = None
     """Rows that are expected after ``take``; the plan warns when there are others."""
     label: str | None = None
@@ -73,10 +81,15 @@ class MixtureEntry:
                 f"mixture: take of {self.name} is {self.take!r}; expected all, random:12.87%, "
                 f"first:1000 or end:1000, with at most 100 % and at least one row"
             )
-        for name in ("max_images", "samples"):
+        for name in ("max_images", "max_turns", "samples"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"mixture: {name} of {self.name} is {value}, expected at least 1")
+        if self.turn_orders is not None and not 0 <= self.turn_orders <= MOST_TURN_ORDERS:
+            raise ConfigError(
+                f"mixture: turn_orders of {self.name} is {self.turn_orders}, expected 0 (as "
+                f"published) to {MOST_TURN_ORDERS}"
+            )
 
     @property
     def name(self) -> str:

@@ -39,7 +39,7 @@ def count_tokens(
     manifest = Manifest.open(folder)
     text, supervised = [np.zeros(0, dtype=np.int32)], [np.zeros(0, dtype=np.int32)]
     for first in range(start, stop, BATCH_ROWS):
-        rows = manifest.messages(first, min(first + BATCH_ROWS, stop))
+        rows = manifest.messages(range(first, min(first + BATCH_ROWS, stop)))
         for counts in turn_tokens_of_many(rows, tokenizer):
             text.append(counts.text)
             supervised.append(counts.supervised)

@@ -26,6 +26,7 @@ from smolvlm2.data.kept_results import hold, prune
 from smolvlm2.data.manifest import Manifest
 from smolvlm2.data.shards import unfinished_name
 from smolvlm2.errors import DataError
+from smolvlm2.loading.ordered_geometry import geometry_in_orders
 from smolvlm2.loading.row_lengths import measure_rows
 from smolvlm2.plan.samples import RECORD, map_records
 from smolvlm2.processing.lengths import LengthModel
@@ -34,8 +35,8 @@ logger = logging.getLogger(__name__)
 
 VERSION = 1
 """Of the files below."""
-CHUNK_ROWS = 1 << 18
-"""Rows measured at a time: about 100 MB of temporaries."""
+CHUNK_ROWS = 1 << 16
+"""Rows measured at a time: temporaries take about 100 MB where rows have many turns."""
 RECORDS_FILE = "records.npy"
 FACTS_FILE = "facts.json"
 
@@ -48,6 +49,10 @@ class Admission:
     """Most tokens of a conversation, whole turns are cut from its end."""
     max_images: int | None
     """Most images or clips of a sample."""
+    max_turns: int | None = None
+    """Most answers of a conversation, the rest is cut from its end."""
+    turn_orders: int = 0
+    """Orders of a sample's turns; 0: the published one alone."""
     exclude: tuple[str, ...]
     """Flags of prepare that leave a row out."""
 
@@ -57,7 +62,7 @@ class AdmittedRows:
     """Admitted rows of a source, sorted by subset and in a subset by row."""
 
     columns: dict[str, np.ndarray]
-    """Of `RECORD`, one entry a row and budget of tiles (`LengthModel.budgets`)."""
+    """Of `RECORD`, one entry a row, order of turns and budget of tiles (`LengthModel.budgets`)."""
     offsets: NDArray[np.int64]
     """``(subsets + 1,)`` first entry of each subset."""
     subsets: list[dict[str, Any]]
@@ -152,25 +157,24 @@ def _compute(
     rows, names = len(manifest), manifest.subsets
     counters = [Counter[str]() for _ in names]
     excluded = [Counter[str]() for _ in names]
-    budgets = len(lengths.budgets.edges)
-    found = _storage(folder, "unsorted.npy", RECORD, (rows, budgets))
+    orders, chances = max(admission.turn_orders, 1), lengths.budgets.chances
+    variants = orders * len(chances)
+    found = _storage(folder, "unsorted.npy", RECORD, (rows, variants))
     subset_of = _storage(folder, "subsets.npy", np.dtype("<i4"), (rows,))
     admitted = 0
     for start in range(0, rows, CHUNK_ROWS):
         stop = min(start + CHUNK_ROWS, rows)
         known = contaminated[(contaminated >= start) & (contaminated < stop)]
-        cut, records, subset = _admit(
-            manifest.geometry, lengths, admission, known, start, stop, excluded
-        )
+        cut, records, subset = _admit(manifest, lengths, admission, known, start, stop, excluded)
         found[admitted : admitted + len(records)] = records
         subset_of[admitted : admitted + len(records)] = subset
         admitted += len(records)
-        _count(records, subset, cut, counters, lengths.budgets.chances)
+        _count(records, subset, cut, counters, chances * orders)
         if rows > CHUNK_ROWS:
             logger.info("%s: measured %d of %d rows", manifest.source, stop, rows)
     counts = [counter["samples"] for counter in counters]
     offsets = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
-    target = _storage(folder, RECORDS_FILE, RECORD, (admitted, budgets))
+    target = _storage(folder, RECORDS_FILE, RECORD, (admitted, variants))
     ahead, digest = offsets[:-1].copy(), hashlib.sha256()
     for start in range(0, admitted, CHUNK_ROWS):
         subset = np.asarray(subset_of[start : min(start + CHUNK_ROWS, admitted)])
@@ -213,7 +217,7 @@ def _storage(folder: Path | None, name: str, dtype: np.dtype, shape: tuple[int, 
 
 
 def _admit(
-    geometry: Geometry,
+    manifest: Manifest,
     lengths: LengthModel,
     admission: Admission,
     contaminated: NDArray[np.int64],
@@ -223,14 +227,24 @@ def _admit(
 ) -> tuple[NDArray[np.bool_], np.ndarray, NDArray[np.int32]]:
     """Records of the admitted rows of a chunk, whether they were cut, and their subsets.
 
-    The largest budget of tiles decides whether a row is admitted.
+    The largest budget of tiles decides whether a row is admitted: in every order of its turns its
+    first pair must fit.
     """
-    part = _rows(geometry, start, stop)
+    part = _rows(manifest.geometry, start, stop)
     found = [
-        measure_rows(part, lengths, max_tokens=admission.max_tokens, longest_edge=edge)
+        measure_rows(
+            ordered,
+            lengths,
+            max_tokens=admission.max_tokens,
+            max_turns=admission.max_turns,
+            longest_edge=edge,
+        )
+        for ordered in geometry_in_orders(
+            part, manifest, start, lengths.tokenizer, admission.turn_orders
+        )
         for edge in lengths.budgets.edges
     ]
-    measured = found[-1]
+    largest = found[len(lengths.budgets.edges) - 1 :: len(lengths.budgets.edges)]
     chosen = np.ones(len(part), dtype=bool)
 
     def leave_out(reason: str, rows: NDArray[np.bool_]) -> None:
@@ -245,15 +259,16 @@ def _admit(
         leave_out(flag, (part.row_flags & FLAGS[flag]) > 0)
     if admission.max_images is not None:
         leave_out("too_many_images", np.diff(part.media_offsets) > admission.max_images)
-    leave_out("too_long", measured.messages == 0)
+    leave_out("too_long", np.any([each.messages == 0 for each in largest], axis=0))
     kept = np.flatnonzero(chosen)
     records = np.zeros((len(kept), len(found)), dtype=RECORD)
     records["rows"] = (kept + start)[:, None]
     for name in ("tiles", "tokens", "supervised", "messages"):
-        for budget, rows in enumerate(found):
-            records[name][:, budget] = getattr(rows, name)[kept]
+        for variant, rows in enumerate(found):
+            records[name][:, variant] = getattr(rows, name)[kept]
     records["modality"] = part.row_modality[kept, None]
-    return measured.cut[kept], records, np.asarray(part.row_subset[kept])
+    cut = np.any([each.cut for each in largest], axis=0)
+    return cut[kept], records, np.asarray(part.row_subset[kept])
 
 
 def _count(
@@ -263,7 +278,10 @@ def _count(
     counters: Sequence[Counter[str]],
     chances: tuple[int, ...],
 ) -> None:
-    """Add up a chunk; sums are those that are expected of the draws of budgets."""
+    """Add up a chunk; sums are those that are expected of all orders and the draws of budgets.
+
+    ``chances`` are those of each record of a row.
+    """
     for number in np.unique(subset).tolist():
         here, counter = subset == number, counters[number]
         counter["samples"] += int(here.sum())

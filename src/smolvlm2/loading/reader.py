@@ -17,6 +17,7 @@ from smolvlm2.loading.micro_batch import (
     PackShape,
     assemble,
 )
+from smolvlm2.loading.turn_orders import reorder_turns, turn_key
 from smolvlm2.plan.packs import Capacity, Pack
 from smolvlm2.plan.samples import SourceTable
 from smolvlm2.processing.processor import ProcessedSample, Processor, ReadMedium
@@ -62,6 +63,8 @@ class PlannedSample(NamedTuple):
     """Of its source."""
     longest_edge: int | None = None
     """Of its images, pixels; None: as the processor's setting has it."""
+    turn_order: int | None = None
+    """Number of the order of its turns; None: as published."""
 
 
 Decoded = dict[str, ReadMedium]
@@ -113,9 +116,12 @@ class PackReader:
         edges: list[int | None] = [None] * len(sources)
         if len(budgets) > 1:
             edges = [budgets[number] for number in pack.samples.budgets(self.tables).tolist()]
-        return [
-            PlannedSample(*values) for values in zip(sources, *columns, epochs, edges, strict=True)
+        orders = [
+            self.tables[source].turn_order(epoch)
+            for source, epoch in zip(sources, epochs, strict=True)
         ]
+        resolved = zip(sources, *columns, epochs, edges, orders, strict=True)
+        return [PlannedSample(*values) for values in resolved]
 
     def read(self, pack: Pack) -> tuple[MicroBatch, list[Skip]]:
         """Read and process a pack's samples; unreadable ones are left out and reported.
@@ -188,7 +194,8 @@ class PackReader:
         self, row: ManifestRow, plan: PlannedSample, room: np.ndarray, decoded: Decoded
     ) -> ProcessedSample:
         """Process a sample; its tiles go to ``room`` if they fit, its media to ``decoded``."""
-        messages = row.messages[: plan.messages]
+        order = turn_key(row.source, plan.row, plan.turn_order)
+        messages = reorder_turns(row.messages, order)[: plan.messages]
         kinds = [
             part["type"]
             for message in messages

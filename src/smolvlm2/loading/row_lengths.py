@@ -27,7 +27,12 @@ class RowLengths:
 
 
 def measure_rows(
-    geometry: Geometry, lengths: LengthModel, *, max_tokens: int, longest_edge: int | None = None
+    geometry: Geometry,
+    lengths: LengthModel,
+    *,
+    max_tokens: int,
+    max_turns: int | None = None,
+    longest_edge: int | None = None,
 ) -> RowLengths:
     """Compute the lengths of all rows, vectorised.
 
@@ -35,6 +40,7 @@ def measure_rows(
         geometry: Of the rows, with token columns.
         lengths: Of the processor in use.
         max_tokens: Most tokens of a conversation.
+        max_turns: Most answers of a conversation.
         longest_edge: Of images, pixels; None: as the processor's setting has it.
     """
     assert geometry.message_text_tokens is not None
@@ -46,7 +52,7 @@ def measure_rows(
     np.add.at(tokens_M, media_message, media_tokens)
     tiles_M = np.zeros(len(tokens_M), dtype=np.int64)
     np.add.at(tiles_M, media_message, media_tiles)
-    kept, cut = _kept_messages(geometry, tokens_M, max_tokens)
+    kept, cut = _kept_messages(geometry, tokens_M, max_tokens, max_turns)
     starts = geometry.message_offsets[:-1]
     return RowLengths(
         messages=kept,
@@ -79,7 +85,7 @@ def _media_lengths(
 
 
 def _kept_messages(
-    geometry: Geometry, tokens_M: NDArray[np.int64], max_tokens: int
+    geometry: Geometry, tokens_M: NDArray[np.int64], max_tokens: int, max_turns: int | None
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     """Messages of each row that fit, up to a whole answer; and which rows lost some.
 
@@ -93,7 +99,11 @@ def _kept_messages(
     running = before[1:] - np.repeat(before[offsets[:-1]], counts)
     place = np.arange(len(tokens_M)) - np.repeat(offsets[:-1], counts)
     answer = geometry.message_role == ROLES.index("assistant")
-    fits = np.where(answer & (running <= max_tokens), place + 1, 0)
+    fitting = answer & (running <= max_tokens)
+    if max_turns is not None:
+        answers = np.concatenate([[0], answer.cumsum()])
+        fitting &= answers[1:] - np.repeat(answers[offsets[:-1]], counts) <= max_turns
+    fits = np.where(fitting, place + 1, 0)
     kept = np.maximum.reduceat(fits, offsets[:-1])
     return kept, kept < counts
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from smolvlm2.data.grouping import open_grouped
 from smolvlm2.data.manifest import Manifest
-from smolvlm2.data.mixture import MixtureEntry, MixtureSettings, match_subsets
+from smolvlm2.data.mixture import MOST_TURN_ORDERS, MixtureEntry, MixtureSettings, match_subsets
 from smolvlm2.errors import ConfigError
 from smolvlm2.loading.admission import Admission, AdmittedRows, admitted_rows
 from smolvlm2.plan.permutation import derive_key
@@ -34,16 +34,26 @@ class LimitSettings:
     """Most tokens of a conversation, whole turns are cut from its end; default: the context."""
     max_images: int | None = None
     """Most images or clips of a sample; a sample with more is left out whole."""
+    max_turns: int | None = None
+    """Most pairs of question and answer of a conversation, the rest is cut from its end."""
+    turn_orders: int = 0
+    """Orders of a sample's questions: its source's epoch e has number e modulo this; 0: as
+    published."""
     exclude: list[Literal["refusal", "speech_dependent"]] = field(
         default_factory=lambda: ["refusal", "speech_dependent"]
     )
     """Flags of prepare that leave a sample out."""
 
     def __post_init__(self) -> None:
-        for name in ("max_tokens", "max_images"):
+        for name in ("max_tokens", "max_images", "max_turns"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"limits.{name} is {value}, expected at least 1")
+        if not 0 <= self.turn_orders <= MOST_TURN_ORDERS:
+            raise ConfigError(
+                f"limits.turn_orders is {self.turn_orders}, expected 0 (as published) to "
+                f"{MOST_TURN_ORDERS}"
+            )
 
 
 def open_sources(
@@ -95,12 +105,15 @@ def admit(
         admission = Admission(
             max_tokens=max_tokens,
             max_images=min(most) if most else None,
+            max_turns=limits.max_turns if entry.max_turns is None else entry.max_turns,
+            turn_orders=limits.turn_orders if entry.turn_orders is None else entry.turn_orders,
             exclude=tuple(sorted(limits.exclude)),
         )
         key = entry.source, admission
         if key not in opened:
             opened[key] = admitted_rows(sources[entry.source], lengths, admission)
         table = source_table(entry, sources[entry.source], opened[key], lengths.budgets.chances)
+        table.turn_orders = admission.turn_orders
         table.budget_key = derive_key(BUDGET_KEY, seed, *entry.source.encode())
         tables.append(table)
     return tables

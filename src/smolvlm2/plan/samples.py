@@ -89,18 +89,26 @@ class SourceTable:
     digest: str = ""
     """Hash of the columns where it is known; computed where missing."""
     chances: tuple[int, ...] = (1,)
-    """A sample has one entry for each budget of tiles, one behind the other; these are the
-    budgets' chances, integers in any unit. A part's ranges count samples, not entries."""
+    """A sample has one entry for each order of its turns and in it for each budget of tiles, one
+    behind the other; these are the budgets' chances, integers in any unit. A part's ranges count
+    samples, not entries."""
+    turn_orders: int = 0
+    """Orders of a sample's turns, each epoch of the source has the next; 0: as published."""
     budget_key: int = 0
     """Chooses the draws of budgets."""
 
     def __len__(self) -> int:
-        return len(self.rows) // len(self.chances) if self.part is None else self.part.count
+        return len(self.rows) // self.variants if self.part is None else self.part.count
+
+    @property
+    def variants(self) -> int:
+        """Entries of a sample."""
+        return max(self.turn_orders, 1) * len(self.chances)
 
     def column(self, name: str, index: NDArray[np.int64] | None = None) -> NDArray[np.int64]:
         """Values of a column for these samples of the table, or for all, as int64.
 
-        With several budgets these are the values of the first epoch.
+        With several entries a sample these are the values of the first epoch.
         """
         if index is None:
             index = np.arange(len(self))
@@ -111,10 +119,18 @@ class SourceTable:
     ) -> NDArray[np.int64]:
         """Entries of the columns for samples in an epoch of theirs."""
         places = index if self.part is None else self.part.places(index)
-        if len(self.chances) == 1:
+        if self.variants == 1:
             return places
-        first = places * len(self.chances)
-        return first + self._budgets(self.rows[first], epoch)
+        first = places * self.variants
+        order = self.turn_order(epoch)
+        found = first if order is None else first + order * len(self.chances)
+        if len(self.chances) == 1:
+            return found
+        return found + self._budgets(self.rows[first], epoch)
+
+    def turn_order(self, epoch: Any) -> Any:
+        """Number of the order of turns in an epoch or in several; None: as published."""
+        return epoch % self.turn_orders if self.turn_orders else None
 
     def budgets(
         self, index: NDArray[np.int64], epoch: int | NDArray[np.int32]
@@ -155,6 +171,8 @@ class SourceTable:
                 found.update(np.ascontiguousarray(getattr(self, name)).tobytes())
         if len(self.chances) > 1:
             found.update(repr((self.chances, self.budget_key)).encode())
+        if self.turn_orders:
+            found.update(f"turns in {self.turn_orders} orders".encode())
         if self.part is not None:
             part = self.part
             found.update(repr((part.first, part.count, part.key)).encode())

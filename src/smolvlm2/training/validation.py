@@ -86,7 +86,8 @@ def plan_validation(
 ) -> HeldOut | None:
     """Choose and pack the samples; says so where training uses some of them too.
 
-    The same samples on any number of ranks. Every image gets the largest budget of tiles.
+    The same samples on any number of ranks. Every image gets the largest budget of tiles, every
+    conversation the first order of its turns.
 
     Args:
         recipe: Of the stage.
