@@ -22,7 +22,7 @@ from smolvlm2.training.run_folder import RunFolder
 from smolvlm2.training.segments import PlannedRun
 from smolvlm2.training.shared_work import SharedWork
 from smolvlm2.training.signals import StopRequest
-from smolvlm2.training.stage_parts import check_alike, make_parts, warn_of_idle_ids
+from smolvlm2.training.stage_parts import check_alike, make_parts, plan_first, warn_of_idle_ids
 from smolvlm2.training.writers import check_writers
 
 
@@ -93,6 +93,7 @@ def build_trainer(
     )
     found = find_checkpoint(run, world, resume) if resumed else None
     position = found[1].position if found else None
+    plan_first(run, recipe, checkpoint, world, position=position, replan=replan)
     parts = world.together(
         lambda: make_parts(run, recipe, checkpoint, world, position=position, replan=replan),
         at="start",

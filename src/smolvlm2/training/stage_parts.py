@@ -95,15 +95,7 @@ def make_parts(
         CheckpointError: Tokenizer and model do not belong together.
         PlanError: There are more ranks than packs in a step.
     """
-    config = starting_config(recipe, checkpoint)
-    tokenizer = starting_tokenizer(recipe, checkpoint)
-    if tokenizer.vocab_size != config.text.vocab_size:
-        raise CheckpointError(
-            f"the tokenizer has {tokenizer.vocab_size} tokens and the model "
-            f"{config.text.vocab_size} rows; they do not belong together"
-        )
-    processor = Processor.for_model(config, tokenizer, image=recipe.image, video=recipe.video)
-    planned = plan_run(run, recipe, processor, config, position=position, replan=replan)
+    config, processor, planned = _plan(run, recipe, checkpoint, position, replan=replan)
     _tell_useful_share(planned, world)
     if position is not None:  # every weight comes from the run's own checkpoint
         model = empty_model(config, dtype=torch.float32, device=world.device)
@@ -118,6 +110,47 @@ def make_parts(
         planned=planned,
         model=model.to(world.device),
     )
+
+
+def plan_first(
+    run: RunFolder,
+    recipe: Recipe,
+    checkpoint: str | Path | None,
+    world: World,
+    *,
+    position: Position | None,
+    replan: bool,
+) -> None:
+    """Let rank 0 compute what is kept beside the data; `make_parts` finds it there on all ranks.
+
+    Lengths of millions of samples take minutes the first time.
+    """
+
+    def plan() -> None:
+        _plan(run, recipe, checkpoint, position, replan=replan)
+
+    if world.size > 1:
+        world.lead(plan, at="start")
+
+
+def _plan(
+    run: RunFolder,
+    recipe: Recipe,
+    checkpoint: str | Path | None,
+    position: Position | None,
+    *,
+    replan: bool,
+) -> tuple[SmolVLMConfig, Processor, PlannedRun]:
+    config = starting_config(recipe, checkpoint)
+    tokenizer = starting_tokenizer(recipe, checkpoint)
+    if tokenizer.vocab_size != config.text.vocab_size:
+        raise CheckpointError(
+            f"the tokenizer has {tokenizer.vocab_size} tokens and the model "
+            f"{config.text.vocab_size} rows; they do not belong together"
+        )
+    processor = Processor.for_model(config, tokenizer, image=recipe.image, video=recipe.video)
+    planned = plan_run(run, recipe, processor, config, position=position, replan=replan)
+    return config, processor, planned
 
 
 def _tell_useful_share(planned: PlannedRun, world: World) -> None:

@@ -27,6 +27,32 @@ def test_ranks_whose_data_make_another_plan_are_refused(run_ranks, recipe_file, 
     assert not (tmp_path / "run").exists()
 
 
+ONE_MEASURES = """
+import os
+from smolvlm2.loading import admission
+from smolvlm2.cli.train import main
+
+measure = admission._compute
+
+def compute(manifest, *arguments):
+    print("measured", manifest.source, "on rank", os.environ["RANK"])
+    return measure(manifest, *arguments)
+
+admission._compute = compute
+main("vision")
+"""
+"""Says who computes the lengths of a source."""
+
+
+def test_lengths_are_computed_by_one_rank_for_all(run_ranks, recipe_file, tmp_path):
+    recipe = recipe_file("training.max_steps=1", "limits.max_tokens=437")  # as nowhere else
+    options = ["--device", "cpu", "--config", recipe, "--output-dir", tmp_path / "run"]
+    done = run_ranks(["-c", ONE_MEASURES, *options], 2, seconds=LIMIT)
+    assert [rank.code for rank in done] == [0, 0], done
+    assert "measured" in done[0].output
+    assert "measured" not in done[1].output
+
+
 @pytest.mark.slow
 def test_a_checkpoint_on_disks_of_their_own_is_not_taken_for_whole(
     run_ranks, recipe_file, tmp_path
