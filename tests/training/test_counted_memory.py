@@ -145,9 +145,11 @@ def counted(size, **options) -> int:
             parameter.register_post_accumulate_grad_hook(forget)
     gc.collect()
     with Counter(model) as counter:
-        pack = shaped_pack(model.config)  # stays until the end, as in training
+        # They stay until the end, as in training, where the next pack is copied meanwhile.
+        pack, behind = shaped_pack(model.config), shaped_pack(model.config)
         output = model(**pack, max_length=FULL.tokens)
         output.loss_sum.backward()
+        del behind
     return counter.peak
 
 

@@ -65,8 +65,8 @@ class MemoryEstimate:
     states: int
     """Weights, gradients, two moments (trainable parameters only) and, in bf16, a cast copy."""
     activations: int
-    """Everything else at the moment when it is most: a pack's pixels, what is kept for the backward
-    pass, and what a block or the head needs while it computes."""
+    """Everything else at the moment when it is most: pixels of a pack and of the next, what is kept
+    for the backward pass, and what a block or the head needs while it computes."""
 
     @property
     def total(self) -> int:
@@ -151,7 +151,7 @@ def estimate_memory(
     # A frozen encoder is done when the decoder begins to keep its tensors, and these are gone
     # before the encoder's backward pass: only one of the three is there at a time.
     most = max(forward, kept + decoder, kept + backward)
-    pixels = capacity.tiles * 3 * config.vision.image_size**2
+    pixels = 2 * capacity.tiles * 3 * config.vision.image_size**2
     return MemoryEstimate(states=int(states), activations=int(pixels + most))
 
 
