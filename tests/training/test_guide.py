@@ -9,7 +9,9 @@ from smolvlm2.training.recipe import Recipe
 from smolvlm2.training.run_folder import WRITTEN
 
 GUIDE = (Path(__file__).parents[2] / "docs" / "training.md").read_text(encoding="utf-8")
-ROOMS = "training|parallel|data|encoder|checkpoint|schedule|validation|evaluation|logging|pack"
+ROOMS = (
+    "training|parallel|data|encoder|checkpoint|schedule|validation|evaluation|logging|pack|limits"
+)
 SOMETIMES = {"nonfinite", "validation", "metrics", "evaluation_failure"}
 """Fields of the log that only some lines have."""
 

@@ -175,7 +175,7 @@ def evaluate(
     timeout: Annotated[float, typer.Option(min=0.001, help="Seconds for a request to it.")] = 120.0,
     limit: Annotated[
         int | None,
-        typer.Option(min=1, help="Only so many questions of each."),
+        typer.Option(min=1, help="Only so many questions of each, from all its files."),
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Questions answered together.")] = 16,
     workers: Annotated[

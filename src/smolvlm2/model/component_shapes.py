@@ -18,7 +18,7 @@ from smolvlm2.model.config import (
 from smolvlm2.model.hub import read_json, resolve_checkpoint
 
 ADDED_TOKENS = 128
-"""Rows added to the vocabulary: 41 tokens with a meaning and 87 reserved ones in the middle."""
+"""Rows added to the vocabulary: 40 tokens with a meaning and 88 reserved ones in the middle."""
 IMAGE_OFFSET, END_OFFSET = 38, 127
 """Of ``<image>`` and ``<end_of_utterance>`` among the added tokens."""
 

@@ -1,7 +1,7 @@
 """Checkpoints as transformers, vLLM and mlx-vlm read them.
 
 Names on disk differ from ours by a prefix for each part; nothing else is mapped. Source:
-``docs/decisions/001`` and the published SmolVLM2 checkpoints' state dict.
+``docs/model.md`` and the published SmolVLM2 checkpoints' state dict.
 """
 
 from pathlib import Path

@@ -99,7 +99,7 @@ def _parser(stage: Stage) -> argparse.ArgumentParser:
         help="save and exit with status 75 after this long, such as 3h50m",
     )
     parser.add_argument("--restart", action="store_true", help="throw the run in the folder away")
-    parser.add_argument("--device", help="cuda, cpu, mps (default: the best there is)")
+    parser.add_argument("--device", help="cuda, cpu, mps (default: cuda if there, else cpu)")
     parser.add_argument(
         "--dry-run",
         nargs="?",
