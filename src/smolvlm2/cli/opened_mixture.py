@@ -23,7 +23,7 @@ from smolvlm2.training.recipe import Recipe
 DEFAULT_RECIPE = ("model_256m", "train_vision_stage")
 """What decides sizes and limits when a source or a bare mixture is named."""
 MODEL_FILE = "model_256m.yaml"
-"""Read beside a recipe that names no model, as the training commands do."""
+"""Read beside a recipe that names no model, as the training commands do with ``--model-size``."""
 
 
 @dataclass(kw_only=True)

@@ -55,8 +55,8 @@ def _parser(stage: Stage) -> argparse.ArgumentParser:
     parser.add_argument(
         "--model-size",
         choices=["256m", "500m"],
-        help="model that the stage trains, unless a checkpoint or recipe has its own (default: "
-        "256m)",
+        help="model that the stage trains, unless a checkpoint or recipe has its own (default "
+        "without --config: 256m)",
     )
     parser.add_argument("--output-dir", help="run folder (default: checkpoints/STAGE_stage_SIZE)")
     parser.add_argument(
@@ -64,7 +64,8 @@ def _parser(stage: Stage) -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="RECIPE",
-        help="recipe by name or file, instead of train_STAGE_stage; repeatable",
+        help="recipe by name or file, instead of train_STAGE_stage and, where --model-size is not "
+        "given, of the model's too; repeatable",
     )
     parser.add_argument(
         "--vision-checkpoint" if stage == "video" else "--checkpoint",
