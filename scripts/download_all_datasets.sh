@@ -37,6 +37,7 @@ status=0
 if [ -n "$prepare" ] && { [ "$status" -eq 0 ] || [ "$status" -eq 3 ]; }; then
   names="$("${download[@]}" --fetched)"
   # shellcheck disable=SC2086 # names of sources have no spaces
-  [ -z "$names" ] || "$python" -m smolvlm2.cli.main prepare $names --data "$data"
+  [ -z "$names" ] || "$python" -m smolvlm2.cli.main prepare $names --data "$data" \
+    --workers "$("$python" -c 'import os; print(os.cpu_count())')"
 fi
 exit "$status"

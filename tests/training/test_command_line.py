@@ -80,6 +80,17 @@ def test_the_size_is_the_model_of_a_recipe_that_names_none():
     assert other.model == recipe_of("vision", "--config", "tiny/train_vision").model
 
 
+def test_a_recipe_that_names_no_model_is_of_the_smaller_one(tmp_path):
+    expected = recipe_of("vision").model
+    assert recipe_of("vision", "--config", "train_vision_stage").model == expected
+    own = tmp_path / "own.yaml"
+    own.write_text("training: {max_steps: 7}\n")
+    recipe = recipe_of("vision", "--config", "train_vision_stage", "--config", str(own))
+    assert (recipe.model, recipe.training.max_steps) == (expected, 7)
+    published = recipe_of("vision", "--config", "published/train_vision_stage1").model
+    assert published == recipe_of("vision", "--config", "published/model_256m").model != expected
+
+
 def test_a_size_that_is_not_the_models_has_no_effect_and_says_so(recipe_file, straight):
     config = ["--config", str(recipe_file())]
     for start in ([], ["--checkpoint", str(straight)]):

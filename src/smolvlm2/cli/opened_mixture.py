@@ -18,12 +18,10 @@ from smolvlm2.model.component_shapes import component_shapes
 from smolvlm2.plan.samples import SourceTable
 from smolvlm2.processing.processor import Processor
 from smolvlm2.training.planning import data_root
-from smolvlm2.training.recipe import Recipe
+from smolvlm2.training.recipe import Recipe, with_model
 
 DEFAULT_RECIPE = ("model_256m", "train_vision_stage")
 """What decides sizes and limits when a source or a bare mixture is named."""
-MODEL_FILE = "model_256m.yaml"
-"""Read beside a recipe that names no model, as the training commands do with ``--model-size``."""
 
 
 @dataclass(kw_only=True)
@@ -132,7 +130,7 @@ def open_mixture(
     files = given or (
         [own] if own and _is_recipe(own) else [find_recipe(n) for n in DEFAULT_RECIPE]
     )
-    files = _with_model(files)
+    files = with_model(files)
     recipe = load_config(Recipe, *files)
     root = data or data_root(recipe)
     source = subject.partition(":")[0]
@@ -228,13 +226,6 @@ def _find_file(subject: str) -> Path | None:
 def _is_recipe(path: Path) -> bool:
     """Whether a file says more than which data are mixed."""
     return bool(set(load_raw(path)) - {"data"})
-
-
-def _with_model(files: list[Path]) -> list[Path]:
-    beside = files[-1].parent / MODEL_FILE
-    if "model" in load_raw(*files) or not beside.is_file():
-        return files
-    return [beside, *files]
 
 
 def _read_mixture(path: Path) -> MixtureSettings:

@@ -14,7 +14,7 @@ from smolvlm2.config import find_recipe, load_config
 from smolvlm2.errors import ConfigError, SmolVLMError
 from smolvlm2.training.launch import Launch, let_threads_sleep, read_launch
 from smolvlm2.training.passed_over import parse_range
-from smolvlm2.training.recipe import Recipe, TrainingSettings
+from smolvlm2.training.recipe import Recipe, TrainingSettings, with_model
 from smolvlm2.training.signals import EXIT_CODES, Ending, StopRequest, parse_duration
 
 if TYPE_CHECKING:
@@ -55,8 +55,8 @@ def _parser(stage: Stage) -> argparse.ArgumentParser:
     parser.add_argument(
         "--model-size",
         choices=["256m", "500m"],
-        help="model that the stage trains, unless a checkpoint or recipe has its own (default "
-        "without --config: 256m)",
+        help="model that the stage trains, unless a checkpoint or recipe has its own (default: "
+        "256m)",
     )
     parser.add_argument("--output-dir", help="run folder (default: checkpoints/STAGE_stage_SIZE)")
     parser.add_argument(
@@ -64,8 +64,7 @@ def _parser(stage: Stage) -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="RECIPE",
-        help="recipe by name or file, instead of train_STAGE_stage and, where --model-size is not "
-        "given, of the model's too; repeatable",
+        help="recipe by name or file, instead of train_STAGE_stage; repeatable",
     )
     parser.add_argument(
         "--vision-checkpoint" if stage == "video" else "--checkpoint",
@@ -135,6 +134,8 @@ def read_recipe(
         if "=" not in override:
             raise ConfigError(f"argument {override!r} is neither an option nor key=value")
     files = [find_recipe(name) for name in names]
+    if options.checkpoint is None:
+        files = with_model(files)
     given = [
         f"{key}={str(value).lower() if isinstance(value, bool) else value}"
         for key, value in (launcher or {}).items()

@@ -5,8 +5,10 @@ command line. The merged result is saved with every run.
 """
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
+from smolvlm2.config import load_raw
 from smolvlm2.data.mixture import MixtureSettings
 from smolvlm2.errors import ConfigError
 from smolvlm2.loading.loader import SAMPLE_TIMEOUT_S
@@ -21,6 +23,9 @@ from smolvlm2.training.optimizer import OptimizerSettings
 from smolvlm2.training.schedule import ScheduleSettings
 from smolvlm2.training.training_settings import TrainingSettings
 from smolvlm2.training.writers import LoggingSettings
+
+MODEL_FILE = "model_256m.yaml"
+"""Read before a recipe that names no model."""
 
 
 @dataclass(kw_only=True)
@@ -192,3 +197,12 @@ class Recipe:
     """What the model is asked on the way."""
     logging: LoggingSettings = field(default_factory=LoggingSettings)
     """Where else its numbers go."""
+
+
+def with_model(files: list[Path]) -> list[Path]:
+    """Files of a recipe, behind the smaller model's where they name none.
+
+    The model's file is the one beside the last of them that has one: published recipes have theirs.
+    """
+    beside = [file.parent / MODEL_FILE for file in files if (file.parent / MODEL_FILE).is_file()]
+    return [*([] if "model" in load_raw(*files) else beside[-1:]), *files]

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from smolvlm2.data.manifest import Manifest
-from smolvlm2.errors import CheckpointError, ConfigError
+from smolvlm2.errors import CheckpointError, ConfigError, SmolVLMError
 from smolvlm2.loading.reader import PackReader
 from smolvlm2.model.components import load_components
 from smolvlm2.model.config import SmolVLMConfig
@@ -125,12 +125,17 @@ def plan_first(
 
     Lengths of millions of samples take minutes the first time.
     """
-
-    def plan() -> None:
-        _plan(run, recipe, checkpoint, position, replan=replan)
-
-    if world.size > 1:
-        world.lead(plan, at="start")
+    if world.size == 1:
+        return
+    failure: SmolVLMError | None = None
+    if world.leads:
+        try:
+            _plan(run, recipe, checkpoint, position, replan=replan)
+        except SmolVLMError as error:
+            failure = error
+    for each in world.gather_late(failure, at="start"):
+        if each is not None:
+            raise shared(each)
 
 
 def _plan(
