@@ -71,11 +71,14 @@ def verify_files(folder: Path, *, part: int = 0, parts: int = 1) -> None:
         except OSError as error:
             raise CheckpointError(f"{folder / name}: cannot be read ({error})") from error
         if content is None:
-            raise CheckpointError(f"{folder / name}: {found} bytes, expected {size}")
+            raise CheckpointError(
+                f"{folder / name}: {found} bytes, expected {size}; copy the folder again, or take "
+                f"another step's"
+            )
         if content != expected:
             raise CheckpointError(
                 f"{folder / name}: its content is not what was written (SHA-256 {content[:12]}..., "
-                f"expected {expected[:12]}...)"
+                f"expected {expected[:12]}...); copy the folder again, or take another step's"
             )
 
 

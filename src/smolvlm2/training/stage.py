@@ -9,7 +9,7 @@ import torch
 
 from smolvlm2.errors import ConfigError, ResumeError
 from smolvlm2.model.hub import write_json
-from smolvlm2.training.checkpoints import find_checkpoint
+from smolvlm2.training.checkpoints import TrainingState, find_checkpoint
 from smolvlm2.training.checkups import MakeHook
 from smolvlm2.training.distributed import World, connect
 from smolvlm2.training.launch import Launch
@@ -79,19 +79,9 @@ def build_trainer(
     """
     world = join_world(recipe, device, launch)
     run = RunFolder(output)
-    resumed = world.lead(
-        lambda: _look_at(
-            run,
-            recipe,
-            checkpoint,
-            restart=restart,
-            resume=resume,
-            replan=replan,
-            skip=skip_steps,
-        ),
-        at="start",
+    resumed, found = _earlier_run(
+        run, recipe, world, checkpoint, skip_steps, restart=restart, resume=resume, replan=replan
     )
-    found = find_checkpoint(run, world, resume) if resumed else None
     position = found[1].position if found else None
     plan_first(run, recipe, checkpoint, world, position=position, replan=replan)
     parts = world.together(
@@ -154,30 +144,36 @@ def _settle(trainer: Trainer, skip_steps: Range | None) -> None:
             trainer.recipe = replace(recipe, training=replace(recipe.training, max_steps=steps))
 
 
-def _look_at(
+def _earlier_run(
     run: RunFolder,
     recipe: Recipe,
+    world: World,
     checkpoint: str | Path | None,
+    skip: Range | None,
     *,
     restart: bool,
     resume: int | None,
     replan: bool,
-    skip: Range | None,
-) -> bool:
-    """Whether an earlier run goes on; refuses what contradicts the folder."""
-    check_writers(recipe.logging.writers)
-    resumed = run.check(recipe, restart=restart, replan=replan)
-    _check_apart(run, checkpoint, restart=restart)
-    if not resumed and resume is not None:
-        raise ResumeError(f"{run.root}: no run to go on from step {resume}; leave out --resume")
-    if not resumed and replan:
-        raise ResumeError(f"{run.root}: no run to plan anew; leave out --replan")
-    if not resumed and skip is not None:
-        raise ResumeError(
-            f"{run.root}: no run to go on with --skip-steps {skip[0]}:{skip[1]}; data are passed "
-            f"over in a run that has a checkpoint before them"
-        )
-    return resumed
+) -> tuple[bool, tuple[Path, TrainingState] | None]:
+    """Whether an earlier run goes on, and from where; refuses what contradicts the folder."""
+
+    def look() -> bool:
+        check_writers(recipe.logging.writers)
+        resumed = run.check(recipe, restart=restart, replan=replan)
+        _check_apart(run, checkpoint, restart=restart)
+        if not resumed and resume is not None:
+            raise ResumeError(f"{run.root}: no run to go on from step {resume}; leave out --resume")
+        if not resumed and replan:
+            raise ResumeError(f"{run.root}: no run to plan anew; leave out --replan")
+        if not resumed and skip is not None:
+            raise ResumeError(
+                f"{run.root}: no run to go on with --skip-steps {skip[0]}:{skip[1]}; data are "
+                f"passed over in a run that has a checkpoint before them"
+            )
+        return resumed
+
+    resumed = world.lead(look, at="start")
+    return resumed, find_checkpoint(run, world, resume) if resumed else None
 
 
 def _begin(
