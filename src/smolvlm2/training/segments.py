@@ -203,7 +203,9 @@ def plan_run(
             now = _plan_again(_saved(run, record, recipe), processor, config)
             _compare(run, record, now)
             data.append(now)
-            places.append(record.places)
+            # A segment that an earlier branch of the run got to is entered anew: data may be passed
+            # over before it now.
+            places.append(record.places if record is records[number] else None)
         firsts = [record.first_step for record in records[number:]]
         recipes: dict[int, Recipe] = {}
     else:

@@ -138,7 +138,9 @@ def _settle(trainer: Trainer, skip_steps: Range | None) -> None:
         world.lead(lambda: record_range(run, skip_steps, step=step), at="start")
     if planned.steps is not None:
         passed = world.lead(lambda: ranges_of(run), at="start")
-        steps = planned.steps - sum(end - first for first, end in passed)
+        # What was passed over before the segment in progress is not among the data it has left.
+        begun = planned.records[planned.position.segment].first_step
+        steps = planned.steps - sum(end - first for first, end in passed if first >= begun)
         if steps < recipe.training.max_steps:
             # Learning rates follow the steps that there are; the saved recipe stays as it was.
             trainer.recipe = replace(recipe, training=replace(recipe.training, max_steps=steps))
