@@ -23,6 +23,7 @@ from smolvlm2.training.segments import PlannedRun
 from smolvlm2.training.shared_work import SharedWork
 from smolvlm2.training.signals import StopRequest
 from smolvlm2.training.stage_parts import check_alike, make_parts, plan_first, warn_of_idle_ids
+from smolvlm2.training.start_record import record_start, warn_of_another_start
 from smolvlm2.training.writers import check_writers
 
 
@@ -93,7 +94,7 @@ def build_trainer(
     work = SharedWork(world=world)
     held_out, hook = world.together(lambda: parts.watchers(work, make_hook), at="start")
     # Only now that nothing can be missing any more does an earlier run go.
-    world.lead(lambda: _begin(run, recipe, planned, world, resumed=resumed), at="start")
+    world.lead(lambda: _begin(run, recipe, planned, world, checkpoint, resumed=resumed), at="start")
     randomness = PackRandomness(seed=recipe.training.seed)
     trainer = Trainer(
         recipe=recipe,
@@ -179,10 +180,17 @@ def _earlier_run(
 
 
 def _begin(
-    run: RunFolder, recipe: Recipe, planned: PlannedRun, world: World, *, resumed: bool
+    run: RunFolder,
+    recipe: Recipe,
+    planned: PlannedRun,
+    world: World,
+    checkpoint: str | Path | None,
+    *,
+    resumed: bool,
 ) -> None:
     run.begin(recipe, resumed=resumed)
     planned.save(run)
+    (warn_of_another_start if resumed else record_start)(run, checkpoint)
     write_json(planned.facts, run.root / "plan" / "plan.json")
     hardware = {"device": world.device_name, "ranks": world.size, "torch": torch.__version__}
     write_json(hardware, run.root / "plan" / "hardware.json")
