@@ -182,6 +182,16 @@ def test_an_error_is_one_line_and_status_2(monkeypatch, capsys):
         exit_on_error(lambda: 1 / 0)
 
 
+def test_ctrl_c_is_one_line_and_status_130(capsys):
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit) as exit_:
+        exit_on_error(interrupted)
+    assert exit_.value.code == 130
+    assert capsys.readouterr().err.startswith("interrupted: started again, a run goes on")
+
+
 def test_missing_data_are_told_before_anything_is_looked_for_on_the_hub(tmp_path):
     code = (
         "import sys; from smolvlm2.training.train_vision import main\n"

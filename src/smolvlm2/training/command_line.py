@@ -357,15 +357,23 @@ def _set_up_logging(launch: Launch) -> None:
 
 
 def exit_on_error(command: Callable[[], None]) -> None:
-    """Run a command; an error meant for the user is one line and exit status 2."""
+    """Run a command; an error meant for the user is one line and exit status 2, Ctrl-C 130."""
+    leads = os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0"
     try:
         command()
     except SmolVLMError as error:
         # What all ranks found out together, one of them says.
-        rank = os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))
-        if not error.shared or rank == "0":
+        if not error.shared or leads:
             print(f"error: {error}", file=sys.stderr)
         _leave_with(2)
+    except KeyboardInterrupt:
+        if leads:
+            print(
+                "interrupted: started again, a run goes on from its last checkpoint (SIGTERM saves "
+                "one before it ends)",
+                file=sys.stderr,
+            )
+        _leave_with(130)
 
 
 def _leave_with(status: int) -> NoReturn:
