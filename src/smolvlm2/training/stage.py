@@ -145,6 +145,8 @@ def _settle(trainer: Trainer, skip_steps: Range | None) -> None:
         if steps < recipe.training.max_steps:
             # Learning rates follow the steps that there are; the saved recipe stays as it was.
             trainer.recipe = replace(recipe, training=replace(recipe.training, max_steps=steps))
+    facts = planned.facts | {"steps": trainer.recipe.training.max_steps}
+    world.lead(lambda: write_json(facts, run.root / "plan" / "plan.json"), at="start")
 
 
 def _earlier_run(
@@ -191,7 +193,6 @@ def _begin(
     run.begin(recipe, resumed=resumed)
     planned.save(run)
     (warn_of_another_start if resumed else record_start)(run, checkpoint)
-    write_json(planned.facts, run.root / "plan" / "plan.json")
     hardware = {"device": world.device_name, "ranks": world.size, "torch": torch.__version__}
     write_json(hardware, run.root / "plan" / "hardware.json")
 
