@@ -8,6 +8,8 @@ import time
 import pytest
 
 from smolvlm2.errors import ConfigError, DataNotFoundError
+from smolvlm2.model.component_shapes import component_shapes
+from smolvlm2.model.hub import write_json
 from smolvlm2.training.command_line import (
     check_size,
     exit_on_error,
@@ -17,6 +19,7 @@ from smolvlm2.training.command_line import (
 )
 from smolvlm2.training.distributed import shared
 from smolvlm2.training.dry_run import describe, phases
+from smolvlm2.training.starting_point import default_folder
 from smolvlm2.training.train_video import main as train_video
 
 
@@ -101,6 +104,15 @@ def test_a_size_that_is_not_the_models_has_no_effect_and_says_so(recipe_file, st
     for arguments in (config, ["--model-size", "500m"]):
         options = parse_arguments("vision", arguments)
         assert check_size(options, read_recipe("vision", options)) is None
+
+
+def test_the_folder_is_named_after_the_model_that_trains(tmp_path):
+    config = component_shapes(recipe_of("vision", "--model-size", "500m").model)
+    write_json(config.to_hf(), tmp_path / "config.json")
+    recipe = recipe_of("video", "--vision-checkpoint", str(tmp_path))
+    assert default_folder(recipe, tmp_path, None) == "checkpoints/video_stage_500m"
+    assert default_folder(recipe, tmp_path, "256m") == "checkpoints/video_stage_256m"
+    assert default_folder(recipe_of("vision"), None, None) == "checkpoints/vision_stage_256m"
 
 
 @pytest.mark.parametrize(

@@ -257,14 +257,17 @@ def run_stage(
             f"checkpoints/vision_stage_{_size(options)}, or a hub id"
         )
     from smolvlm2.training.planning import prepared_folder
+    from smolvlm2.training.starting_point import default_folder
 
     with _said_once_a_machine(launch):
         prepared_folder(recipe)
         warning = check_size(options, recipe)
+        output = options.output_dir or default_folder(
+            recipe, options.checkpoint, options.model_size
+        )
     if warning is not None:
         logger.warning(warning)
-    output = Path(options.output_dir or f"checkpoints/{stage}_stage_{_size(options)}")
-    ending = _train(stage, options, recipe, launch, stop, output, make_hook, at_end)
+    ending = _train(stage, options, recipe, launch, stop, Path(output), make_hook, at_end)
     if EXIT_CODES[ending]:
         sys.exit(EXIT_CODES[ending])
 
