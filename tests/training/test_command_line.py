@@ -70,6 +70,12 @@ def test_keys_follow_the_flags_in_any_order():
     assert recipe.training.gradient_checkpointing
 
 
+def test_checkpointing_by_flag_goes_before_what_a_recipe_has():
+    assert recipe_of("video", "--config", "fine_tune").training.checkpointing == "auto"
+    recipe = recipe_of("video", "--config", "fine_tune", "--gradient-checkpointing")
+    assert recipe.training.checkpointing == "all"
+
+
 def test_a_recipe_by_file(recipe_file):
     recipe = recipe_of("vision", "--config", str(recipe_file()), "--config", "model_256m")
     assert recipe.training.max_steps == 6

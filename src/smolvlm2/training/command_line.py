@@ -190,6 +190,7 @@ def _flag_overrides(options: argparse.Namespace) -> list[str]:
         overrides.append(f"training.gradient_accumulation_steps={steps}")
     if options.gradient_checkpointing:
         overrides.append("training.gradient_checkpointing=true")
+        overrides.append("training.activation_checkpointing=null")  # would go before it
     return overrides
 
 
