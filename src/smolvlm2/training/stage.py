@@ -22,7 +22,13 @@ from smolvlm2.training.run_folder import RunFolder
 from smolvlm2.training.segments import PlannedRun
 from smolvlm2.training.shared_work import SharedWork
 from smolvlm2.training.signals import StopRequest
-from smolvlm2.training.stage_parts import check_alike, make_parts, plan_first, warn_of_idle_ids
+from smolvlm2.training.stage_parts import (
+    check_alike,
+    make_parts,
+    plan_first,
+    take_weights_of_rank_0,
+    warn_of_idle_ids,
+)
 from smolvlm2.training.start_record import record_start, warn_of_another_start
 from smolvlm2.training.writers import check_writers
 
@@ -90,11 +96,13 @@ def build_trainer(
         at="start",
     )
     planned = parts.planned
-    check_alike(planned, world)
+    check_alike(planned, parts.config, world)
     work = SharedWork(world=world)
     held_out, hook = world.together(lambda: parts.watchers(work, make_hook), at="start")
     # Only now that nothing can be missing any more does an earlier run go.
     world.lead(lambda: _begin(run, recipe, planned, world, checkpoint, resumed=resumed), at="start")
+    if not found:
+        take_weights_of_rank_0(parts.model, world)
     randomness = PackRandomness(seed=recipe.training.seed)
     trainer = Trainer(
         recipe=recipe,
