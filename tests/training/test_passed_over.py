@@ -113,6 +113,19 @@ def test_data_passed_over_before_a_segment_cost_it_no_steps(make_trainer, tmp_pa
     assert trainer.state.samples == samples
 
 
+def test_more_than_there_are_data_is_refused_and_not_written_down(make_trainer, tmp_path):
+    once = ("data.mixture.epochs=1", "training.max_steps=100", "checkpoint.keep=20")
+    whole = make_trainer(tmp_path / "run", *once)
+    whole.train()
+    most = whole.state.step - 4  # steps 0 to 2 are there, and one behind the gap
+    too_many = (3, 3 + most + 1)
+    with pytest.raises(ResumeError, match=f"no data for step 3; pass over at most {most} steps"):
+        make_trainer(tmp_path / "run", *once, resume=2, skip_steps=too_many)
+    trainer = make_trainer(tmp_path / "run", *once, resume=2, skip_steps=(3, 3 + most))
+    trainer.train()
+    assert trainer.state.step == 4
+
+
 def test_without_a_run_there_is_nothing_to_pass_over(make_trainer, tmp_path):
     with pytest.raises(ResumeError, match="no run to go on with --skip-steps 1:2"):
         make_trainer(tmp_path / "run", skip_steps=(1, 2))

@@ -143,18 +143,26 @@ def _settle(trainer: Trainer, skip_steps: Range | None) -> None:
     step = trainer.state.step
     world.lead(lambda: warn_of_idle_ids(recipe.data.skip_ids, planned.manifests), at="start")
     world.lead(lambda: _record_left_out(run, recipe, step), at="start")
+    passed = world.lead(lambda: ranges_of(run), at="start")
     if skip_steps is not None:
-        world.lead(lambda: record_range(run, skip_steps, step=step), at="start")
-    if planned.steps is not None:
-        passed = world.lead(lambda: ranges_of(run), at="start")
-        # What was passed over before the segment in progress is not among the data it has left.
-        begun = planned.records[planned.position.segment].first_step
-        steps = planned.steps - sum(end - first for first, end in passed if first >= begun)
-        if steps < recipe.training.max_steps:
-            # Learning rates follow the steps that there are; the saved recipe stays as it was.
-            trainer.recipe = replace(recipe, training=replace(recipe.training, max_steps=steps))
+        passed = sorted({*passed, skip_steps})
+        left = _steps_left(planned, passed)
+        world.lead(lambda: record_range(run, skip_steps, step=step, steps=left), at="start")
+    steps = _steps_left(planned, passed)
+    if steps is not None and steps < recipe.training.max_steps:
+        # Learning rates follow the steps that there are; the saved recipe stays as it was.
+        trainer.recipe = replace(recipe, training=replace(recipe.training, max_steps=steps))
     facts = planned.facts | {"steps": trainer.recipe.training.max_steps}
     world.lead(lambda: write_json(facts, run.root / "plan" / "plan.json"), at="start")
+
+
+def _steps_left(planned: PlannedRun, passed: list[Range]) -> int | None:
+    """Steps of the run when all its sources have ended; None: they repeat for ever."""
+    if planned.steps is None:
+        return None
+    # What was passed over before the segment in progress is not among the data it has left.
+    begun = planned.records[planned.position.segment].first_step
+    return planned.steps - sum(end - first for first, end in passed if first >= begun)
 
 
 def _earlier_run(
