@@ -146,6 +146,13 @@ def test_how_a_run_ended_is_said(run, code, steps, said):
     assert said in write_run_report(run).read_text()
 
 
+def test_a_run_whose_sources_ended_is_finished(run):
+    (run / "plan" / "plan.json").write_text(json.dumps({"steps": 10}))
+    text = write_run_report(run).read_text()
+    assert "vision stage, finished" in text
+    assert "10 of 10" in text
+
+
 def test_a_run_that_has_only_begun_has_a_page(run):
     for name in ("log.jsonl", "skips.jsonl"):
         (run / name).unlink()

@@ -8,6 +8,8 @@ import time
 import pytest
 
 from smolvlm2.errors import ConfigError, DataNotFoundError
+from smolvlm2.model.component_shapes import component_shapes
+from smolvlm2.model.hub import write_json
 from smolvlm2.training.command_line import (
     check_size,
     exit_on_error,
@@ -17,6 +19,7 @@ from smolvlm2.training.command_line import (
 )
 from smolvlm2.training.distributed import shared
 from smolvlm2.training.dry_run import describe, phases
+from smolvlm2.training.starting_point import default_folder
 from smolvlm2.training.train_video import main as train_video
 
 
@@ -67,6 +70,12 @@ def test_keys_follow_the_flags_in_any_order():
     assert recipe.training.gradient_checkpointing
 
 
+def test_checkpointing_by_flag_goes_before_what_a_recipe_has():
+    assert recipe_of("video", "--config", "fine_tune").training.checkpointing == "auto"
+    recipe = recipe_of("video", "--config", "fine_tune", "--gradient-checkpointing")
+    assert recipe.training.checkpointing == "all"
+
+
 def test_a_recipe_by_file(recipe_file):
     recipe = recipe_of("vision", "--config", str(recipe_file()), "--config", "model_256m")
     assert recipe.training.max_steps == 6
@@ -101,6 +110,15 @@ def test_a_size_that_is_not_the_models_has_no_effect_and_says_so(recipe_file, st
     for arguments in (config, ["--model-size", "500m"]):
         options = parse_arguments("vision", arguments)
         assert check_size(options, read_recipe("vision", options)) is None
+
+
+def test_the_folder_is_named_after_the_model_that_trains(tmp_path):
+    config = component_shapes(recipe_of("vision", "--model-size", "500m").model)
+    write_json(config.to_hf(), tmp_path / "config.json")
+    recipe = recipe_of("video", "--vision-checkpoint", str(tmp_path))
+    assert default_folder(recipe, tmp_path, None) == "checkpoints/video_stage_500m"
+    assert default_folder(recipe, tmp_path, "256m") == "checkpoints/video_stage_256m"
+    assert default_folder(recipe_of("vision"), None, None) == "checkpoints/vision_stage_256m"
 
 
 @pytest.mark.parametrize(
@@ -180,6 +198,16 @@ def test_an_error_is_one_line_and_status_2(monkeypatch, capsys):
     assert capsys.readouterr().err.startswith("error: the video stage starts from")
     with pytest.raises(ZeroDivisionError):
         exit_on_error(lambda: 1 / 0)
+
+
+def test_ctrl_c_is_one_line_and_status_130(capsys):
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit) as exit_:
+        exit_on_error(interrupted)
+    assert exit_.value.code == 130
+    assert capsys.readouterr().err.startswith("interrupted: started again, a run goes on")
 
 
 def test_missing_data_are_told_before_anything_is_looked_for_on_the_hub(tmp_path):

@@ -52,6 +52,15 @@ def test_files_with_other_logits_do_not_replace_anything(straight, tmp_path, mon
     assert (out / "model.safetensors").read_bytes() == before
 
 
+def test_a_step_folder_is_no_place_for_an_export(run_copy):
+    folder = run_copy / "checkpoints" / "latest"
+    before = (folder / "config.json").read_bytes()
+    with pytest.raises(CheckpointError, match=r"is a step folder.* choose another folder"):
+        export_checkpoint(folder, folder)
+    assert (folder / "config.json").read_bytes() == before
+    assert not (folder / "model.safetensors").exists()
+
+
 def test_what_cannot_be_averaged_is_refused(straight, tmp_path):
     with pytest.raises(CheckpointError, match="needs two different steps"):
         average_checkpoints(straight, [4, 4], tmp_path / "out")

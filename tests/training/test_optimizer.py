@@ -1,5 +1,7 @@
 """Groups of the optimiser."""
 
+import math
+
 import pytest
 
 from smolvlm2.errors import ConfigError
@@ -45,3 +47,20 @@ def test_impossible_settings_are_refused():
         OptimizerSettings(connector_learning_rate=-1)
     with pytest.raises(ConfigError, match=r"optimizer\.max_grad_norm is 0"):
         OptimizerSettings(max_grad_norm=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("connector_learning_rate", math.inf),
+        ("max_grad_norm", math.nan),
+        ("weight_decay", -0.1),
+        ("weight_decay", math.nan),
+        ("eps", -1e-8),
+        ("beta1", 1.0),
+        ("beta2", -0.1),
+    ],
+)
+def test_numbers_that_would_spoil_weights_are_refused(name, value):
+    with pytest.raises(ConfigError, match=rf"optimizer\.{name} is {value}"):
+        OptimizerSettings(**{name: value})

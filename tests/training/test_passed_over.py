@@ -7,6 +7,7 @@ import pytest
 
 from smolvlm2.errors import ConfigError, ResumeError
 from smolvlm2.plan.plan import Position
+from smolvlm2.training.checkpoints import read_state
 from smolvlm2.training.passed_over import parse_range, pass_over, ranges_of, record_range
 from smolvlm2.training.run_folder import RunFolder
 
@@ -81,6 +82,48 @@ def test_a_run_stopped_in_front_of_the_gap_passes_it_over_once(
     assert again.state.step == 5
     again.train()
     assert log_lines(tmp_path / "other") == log_lines(run_copy)
+
+
+def test_a_later_segment_goes_on_behind_what_is_passed_over_before_it(
+    make_trainer, tmp_path, log_lines
+):
+    later = (
+        "segments=[{first_step: 4, gradient_accumulation_steps: 1}]",
+        "checkpoint.every_steps=1",
+        "checkpoint.keep=9",
+    )
+    run, other = tmp_path / "run", tmp_path / "other"
+    first = make_trainer(run, *later)
+    first.progress = lambda line: setattr(first.stop, "signal", "SIGTERM" if line["step"] else None)
+    first.train()
+    shutil.copytree(run, other, symlinks=True)
+    make_trainer(other, *later).train()  # gets to the segment without the gap
+    for folder in (run, other):
+        make_trainer(folder, *later, resume=2, skip_steps=(3, 4)).train()
+    assert log_lines(run) == log_lines(other)
+
+
+def test_data_passed_over_before_a_segment_cost_it_no_steps(make_trainer, tmp_path):
+    once = ("data.mixture.epochs=1", "training.max_steps=100", "checkpoint.keep=20")
+    make_trainer(tmp_path / "run", *once).train()
+    make_trainer(tmp_path / "run", *once, resume=2, skip_steps=(3, 5)).train()
+    samples = read_state(tmp_path / "run" / "checkpoints" / "latest").samples
+    trainer = make_trainer(tmp_path / "run", *once, resume=6, replan=True)
+    trainer.train()
+    assert trainer.state.samples == samples
+
+
+def test_more_than_there_are_data_is_refused_and_not_written_down(make_trainer, tmp_path):
+    once = ("data.mixture.epochs=1", "training.max_steps=100", "checkpoint.keep=20")
+    whole = make_trainer(tmp_path / "run", *once)
+    whole.train()
+    most = whole.state.step - 4  # steps 0 to 2 are there, and one behind the gap
+    too_many = (3, 3 + most + 1)
+    with pytest.raises(ResumeError, match=f"no data for step 3; pass over at most {most} steps"):
+        make_trainer(tmp_path / "run", *once, resume=2, skip_steps=too_many)
+    trainer = make_trainer(tmp_path / "run", *once, resume=2, skip_steps=(3, 3 + most))
+    trainer.train()
+    assert trainer.state.step == 4
 
 
 def test_without_a_run_there_is_nothing_to_pass_over(make_trainer, tmp_path):

@@ -80,7 +80,8 @@ def test_the_stage_ends_with_its_sources(make_trainer, tmp_path):
     overrides = ("data.mixture.epochs=0.2", "training.max_steps=50")
     trainer = make_trainer(tmp_path / "run", *overrides)
     plan = json.loads((tmp_path / "run" / "plan" / "plan.json").read_text())
-    assert trainer.recipe.training.max_steps == plan["steps_until_sources_end"] < 50
+    assert plan["steps"] == plan["steps_until_sources_end"] < 50
+    assert trainer.recipe.training.max_steps == plan["steps"]
     saved = (tmp_path / "run" / "config.yaml").read_text()
     assert "max_steps: 50" in saved
 

@@ -78,6 +78,8 @@ def test_the_specifications_mixture_has_its_shares():
         ({"max_skip_fraction": -1}, "training.max_skip_fraction is -1"),
         ({"threads": 0}, "training.threads is 0"),
         ({"unfreeze_vision_after_steps": 5}, "freeze_vision_encoder is false"),
+        ({"learning_rate": float("inf")}, r"training\.learning_rate is inf"),
+        ({"seed": 2**63}, r"training\.seed is 9223372036854775808, expected less"),
     ],
 )
 def test_impossible_training_is_refused(values, message):

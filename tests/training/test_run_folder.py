@@ -134,6 +134,17 @@ def test_publishing_moves_latest_and_prunes(folder):
     assert (latest / "content").read_text() == "6"
 
 
+def test_a_run_that_was_copied_with_its_links_followed_goes_on(folder):
+    # As object stores do: `latest` is a folder of its own.
+    folder.publish_step(add_step(folder, 2), 2, keep=2)
+    latest = folder.root / "checkpoints" / "latest"
+    latest.unlink()
+    shutil.copytree(folder.root / "checkpoints" / "step-00000002", latest)
+    assert [step.name for step in folder.resumable()] == ["step-00000002"]
+    folder.publish_step(add_step(folder, 4), 4, keep=2)
+    assert os.readlink(latest) == "step-00000004"
+
+
 def test_a_broken_newer_step_does_not_push_out_the_new_one(folder):
     for number in (2, 4, 6):
         folder.publish_step(add_step(folder, number), number, keep=3)

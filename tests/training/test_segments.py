@@ -78,6 +78,17 @@ def test_a_segment_with_other_sizes_goes_on_in_the_middle_of_a_window(
     assert "is passed over" not in caplog.text
 
 
+def test_going_back_before_other_sizes_needs_a_new_segment(make_trainer, tmp_path):
+    first = make_trainer(tmp_path / "run", OTHER)
+    first.progress = lambda line: line["step"] < 3 or setattr(first.stop, "signal", "SIGTERM")
+    first.train()
+    smaller = "image.longest_edge=32"
+    make_trainer(tmp_path / "run", OTHER, smaller, replan=True).train()
+    with pytest.raises(ResumeError, match="from step 0 the run had other image or video settings"):
+        make_trainer(tmp_path / "run", OTHER, smaller, resume=2)
+    make_trainer(tmp_path / "run", OTHER, smaller, resume=2, replan=True).train()
+
+
 def test_changed_data_are_refused_with_the_difference(make_trainer, broken_world, tmp_path):
     override, _ = broken_world
     make_trainer(tmp_path / "run", *override).train()

@@ -1,5 +1,6 @@
 """Full disks, unwritable folders, signals at bad moments, changed bits: nothing is lost."""
 
+import errno
 import os
 import resource
 import shutil
@@ -11,7 +12,7 @@ import torch
 from smolvlm2.errors import CheckpointError, ResumeError, TrainingError
 from smolvlm2.training import checkpoints
 from smolvlm2.training.checkpoints import find_checkpoint, read_state
-from smolvlm2.training.run_folder import RunFolder
+from smolvlm2.training.run_folder import JsonLines, RunFolder
 
 
 def steps_of(folder):
@@ -73,6 +74,17 @@ def test_a_folder_that_cannot_be_written_is_named(make_trainer, straight, tmp_pa
     # /proc is a folder that nobody can write to, whoever runs the tests.
     with pytest.raises(ResumeError, match=r"/proc/run: cannot be written to .*--output-dir"):
         make_trainer("/proc/run")
+
+
+def test_a_disk_that_fills_up_while_a_run_is_resumed_is_told_to_all_ranks(
+    make_trainer, run_copy, monkeypatch
+):
+    def full(log, lines):
+        raise OSError(errno.ENOSPC, "No space left on device", str(log.path))
+
+    monkeypatch.setattr(JsonLines, "replace", full)
+    with pytest.raises(TrainingError, match=r"log\.jsonl: No space left on device; free space"):
+        make_trainer(run_copy)
 
 
 def test_a_signal_during_a_save_waits_for_it(

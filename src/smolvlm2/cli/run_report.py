@@ -71,20 +71,26 @@ def write_run_report(folder: str | Path, out: str | Path | None = None) -> Path:
 
 
 def _state(run: RunFolder, history: History, recipe: Recipe) -> str:
-    if history.lines >= recipe.training.max_steps:
+    steps = _steps(run, recipe)
+    if history.lines >= steps:
         return "finished"
-    place = f"step {history.lines:,} of {recipe.training.max_steps:,}"
+    place = f"step {history.lines:,} of {steps:,}"
     path = run.root / "exit_status"
     code = path.read_text(encoding="utf-8").strip() if path.is_file() else ""
     ended = {"75": "stopped when its time was over", "0": "ended in order"}
     return f"{place}, {ended.get(code, 'running, or ended without a word')}"
 
 
+def _steps(run: RunFolder, recipe: Recipe) -> int:
+    """Of the whole run: fewer than the recipe's where all sources end before."""
+    return int(_json(run, "plan.json").get("steps", recipe.training.max_steps))
+
+
 def _facts(run: RunFolder, history: History, recipe: Recipe) -> dict[str, Any]:
     hardware = _json(run, "hardware.json")
     seconds, tokens = history.total("seconds"), int(history.total("tokens"))
     facts: dict[str, Any] = {
-        "steps": f"{history.lines:,} of {recipe.training.max_steps:,}",
+        "steps": f"{history.lines:,} of {_steps(run, recipe):,}",
         "samples": int(history.total("samples")),
         "tokens": tokens,
         "tiles": int(history.total("tiles")),

@@ -190,6 +190,7 @@ def _flag_overrides(options: argparse.Namespace) -> list[str]:
         overrides.append(f"training.gradient_accumulation_steps={steps}")
     if options.gradient_checkpointing:
         overrides.append("training.gradient_checkpointing=true")
+        overrides.append("training.activation_checkpointing=null")  # would go before it
     return overrides
 
 
@@ -257,14 +258,17 @@ def run_stage(
             f"checkpoints/vision_stage_{_size(options)}, or a hub id"
         )
     from smolvlm2.training.planning import prepared_folder
+    from smolvlm2.training.starting_point import default_folder
 
     with _said_once_a_machine(launch):
         prepared_folder(recipe)
         warning = check_size(options, recipe)
+        output = options.output_dir or default_folder(
+            recipe, options.checkpoint, options.model_size
+        )
     if warning is not None:
         logger.warning(warning)
-    output = Path(options.output_dir or f"checkpoints/{stage}_stage_{_size(options)}")
-    ending = _train(stage, options, recipe, launch, stop, output, make_hook, at_end)
+    ending = _train(stage, options, recipe, launch, stop, Path(output), make_hook, at_end)
     if EXIT_CODES[ending]:
         sys.exit(EXIT_CODES[ending])
 
@@ -357,15 +361,23 @@ def _set_up_logging(launch: Launch) -> None:
 
 
 def exit_on_error(command: Callable[[], None]) -> None:
-    """Run a command; an error meant for the user is one line and exit status 2."""
+    """Run a command; an error meant for the user is one line and exit status 2, Ctrl-C 130."""
+    leads = os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0"
     try:
         command()
     except SmolVLMError as error:
         # What all ranks found out together, one of them says.
-        rank = os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))
-        if not error.shared or rank == "0":
+        if not error.shared or leads:
             print(f"error: {error}", file=sys.stderr)
         _leave_with(2)
+    except KeyboardInterrupt:
+        if leads:
+            print(
+                "interrupted: started again, a run goes on from its last checkpoint (SIGTERM saves "
+                "one before it ends)",
+                file=sys.stderr,
+            )
+        _leave_with(130)
 
 
 def _leave_with(status: int) -> NoReturn:

@@ -97,13 +97,21 @@ class World:
         return values
 
     def lead(self, work: Callable[[], T], *, at: str) -> T:
-        """What ``work`` gives on rank 0, on every rank; an error meant for users reaches all."""
+        """What ``work`` gives on rank 0, on every rank; an error meant for users reaches all.
+
+        So does a file that cannot be read or written: the others would wait for rank 0 else.
+        """
         outcome: list[Any] = [None, None]
         if self.leads:
             try:
                 outcome[0] = work()
             except SmolVLMError as error:
                 outcome[1] = error
+            except OSError as error:
+                where, why = error.filename or "a file", error.strerror or error
+                outcome[1] = TrainingError(
+                    f"{at}: {where}: {why}; free space, or give access, and start again"
+                )
         if self.size > 1:
             try:
                 dist.broadcast_object_list(outcome, src=0, group=self.control)

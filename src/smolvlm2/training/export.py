@@ -18,7 +18,7 @@ from smolvlm2.errors import CheckpointError, CheckpointNotFoundError
 from smolvlm2.model.config import SmolVLMConfig
 from smolvlm2.model.hf_format import load_model, save_model
 from smolvlm2.model.hub import resolve_checkpoint
-from smolvlm2.model.sharded_files import METADATA, load_sharded, verify_files
+from smolvlm2.model.sharded_files import METADATA, STATE_FILE, load_sharded, verify_files
 from smolvlm2.model.smolvlm import SmolVLM
 from smolvlm2.processing.processor import Processor
 from smolvlm2.training.adapters import are_adapters, merge_adapters
@@ -109,8 +109,14 @@ def write_export(
     """Write files beside ``out``'s, compare their logits, and move them to their places.
 
     Raises:
-        CheckpointError: They cannot be written, or give other logits than the weights.
+        CheckpointError: They cannot be written, or give other logits than the weights; or ``out``
+            is a step folder.
     """
+    if (out / STATE_FILE).is_file():
+        raise CheckpointError(
+            f"{out}: is a step folder, from which its run could not go on with other files in it; "
+            f"choose another folder"
+        )
     unfinished = out / UNFINISHED
     try:
         shutil.rmtree(unfinished, ignore_errors=True)

@@ -1,5 +1,6 @@
 """AdamW with a learning rate for each part of the model and no decay on biases and norms."""
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -43,9 +44,17 @@ class OptimizerSettings:
     def __post_init__(self) -> None:
         for name in (f"{part}_learning_rate" for part in PARTS):
             value = getattr(self, name)
-            if value is not None and value < 0:
+            if value is not None and not 0 <= value < math.inf:
                 raise ConfigError(f"optimizer.{name} is {value}, expected 0 or more")
-        if self.max_grad_norm <= 0:
+        for name in ("eps", "weight_decay"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ConfigError(f"optimizer.{name} is {getattr(self, name)}, expected 0 or more")
+        for name in ("beta1", "beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ConfigError(
+                    f"optimizer.{name} is {getattr(self, name)}, expected a share from 0 to below 1"
+                )
+        if not self.max_grad_norm > 0:
             raise ConfigError(f"optimizer.max_grad_norm is {self.max_grad_norm}, expected above 0")
 
     def peak(self, part: str, default: float) -> float:

@@ -35,16 +35,18 @@ def ranges_of(run: RunFolder) -> list[Range]:
     return sorted((line["step"], line["end"]) for line in run.passed_over)
 
 
-def record_range(run: RunFolder, wanted: Range, *, step: int) -> None:
+def record_range(run: RunFolder, wanted: Range, *, step: int, steps: int | None = None) -> None:
     """Write a range down; one that is already there is left alone, for commands that are repeated.
 
     Args:
         run: The run.
         wanted: What to pass over.
         step: Where the run stands.
+        steps: That the run would have in all; None: its data repeat for ever.
 
     Raises:
-        ResumeError: The run is past it, or it begins inside another range.
+        ResumeError: The run is past it, it begins inside another range, or the data end before it
+            does.
     """
     known = ranges_of(run)
     if wanted in known:
@@ -59,6 +61,11 @@ def record_range(run: RunFolder, wanted: Range, *, step: int) -> None:
         raise ResumeError(
             f"--skip-steps {first}:{end}: the run passes over {first}:{dict(known)[first]} "
             f"already; to pass over more, start from the step after it"
+        )
+    if steps is not None and steps <= first:
+        raise ResumeError(
+            f"--skip-steps {first}:{end}: leaves no data for step {first}; pass over at most "
+            f"{max(0, steps + end - 2 * first - 1)} steps there"
         )
     run.passed_over.append({"step": first, "end": end})
 

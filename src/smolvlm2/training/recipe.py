@@ -55,7 +55,8 @@ class DataSettings:
 
 @dataclass(kw_only=True)
 class EncoderSettings:
-    """How the vision encoder computes; leaves the result as it is."""
+    """How the vision encoder computes; leaves the result as it is. Only adapters' dropout draws its
+    masks chunk by chunk."""
 
     tile_chunk: int | None = None
     """Tiles that go through a block at a time: with recomputation, memory for one chunk's

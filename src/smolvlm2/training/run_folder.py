@@ -8,8 +8,8 @@ skips.jsonl    one line for each sample that could not be read; "during": "valid
                that were not lost to training
 report.html    all of it as a page
 profile/       traces of steps, where training.profile asks for them
-plan/          what the plan resolved to, and on what it ran; passed_over.jsonl: data left out by
-               --skip-steps
+plan/          what the plan resolved to, on what it ran, what it began from; passed_over.jsonl:
+               data left out by --skip-steps
 checkpoints/   step-00000500/ ..., latest -> the newest
 config.json, model.safetensors, ...   the last export, in Hugging Face format
 """
@@ -123,6 +123,8 @@ class RunFolder:
         link, new = self.root / LATEST, self.root / "checkpoints" / ".latest"
         new.unlink(missing_ok=True)
         new.symlink_to(step.name)
+        if link.is_dir() and not link.is_symlink():
+            shutil.rmtree(link)  # the run was copied by something that follows links
         os.replace(new, link)
         sync_folder(link.parent)
 

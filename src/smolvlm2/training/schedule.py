@@ -57,8 +57,7 @@ class ScheduleSettings:
         Args:
             step: From 0.
             max_steps: Steps of the stage.
-            part: One of `PARTS`, for its own warm-up; the fall is the same for all that are
-                through with it.
+            part: One of `PARTS`, for its own warm-up; ``cosine`` and ``linear`` fall from its end.
 
         Returns:
             From 0 to 1. The first warm-up step is above 0, the last step reaches ``min_fraction``.

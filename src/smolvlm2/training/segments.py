@@ -200,10 +200,14 @@ def plan_run(
         number = position.segment
         data, places = [], []
         for record in records[number:]:
-            now = _plan_again(_saved(run, record, recipe), processor, config)
-            _compare(run, record, now)
+            saved = _saved(run, record, recipe)
+            now = _plan_again(saved, processor, config)
+            alike = (saved.image, saved.video) == (recipe.image, recipe.video)
+            _compare(run, record, now, alike=alike)
             data.append(now)
-            places.append(record.places)
+            # A segment that an earlier branch of the run got to is entered anew: data may be passed
+            # over before it now.
+            places.append(record.places if record is records[number] else None)
         firsts = [record.first_step for record in records[number:]]
         recipes: dict[int, Recipe] = {}
     else:
@@ -289,14 +293,26 @@ def _plan_again(saved: Recipe, processor: Processor, config: SmolVLMConfig) -> P
     return plan_data(saved, processor, context=context, config=config)
 
 
-def _compare(run: RunFolder, record: SegmentRecord, data: PlannedData) -> None:
+def _compare(run: RunFolder, record: SegmentRecord, data: PlannedData, *, alike: bool) -> None:
     """Refuse a segment that comes out otherwise than it was planned.
+
+    Args:
+        run: The run.
+        record: Of the segment.
+        data: As they are planned now.
+        alike: Whether images and clips are made into tiles as they were.
 
     Raises:
         ResumeError: Names the sources that changed.
     """
     if data.plan.digest() == record.digest:
         return
+    if not alike:
+        raise ResumeError(
+            f"{run.root}: from step {record.first_step} the run had other image or video settings, "
+            f"which --replan changed later; to go back there give --replan too: a new segment "
+            f"begins, with the settings of this start"
+        )
     now = {table.name: table for table in data.plan.tables}
     changed = [
         f"{source.name} had {source.samples:,} samples and has {len(now[source.name]):,} now"

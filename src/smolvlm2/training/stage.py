@@ -22,7 +22,14 @@ from smolvlm2.training.run_folder import RunFolder
 from smolvlm2.training.segments import PlannedRun
 from smolvlm2.training.shared_work import SharedWork
 from smolvlm2.training.signals import StopRequest
-from smolvlm2.training.stage_parts import check_alike, make_parts, plan_first, warn_of_idle_ids
+from smolvlm2.training.stage_parts import (
+    check_alike,
+    make_parts,
+    plan_first,
+    take_weights_of_rank_0,
+    warn_of_idle_ids,
+)
+from smolvlm2.training.start_record import record_start, warn_of_another_start
 from smolvlm2.training.writers import check_writers
 
 
@@ -89,11 +96,13 @@ def build_trainer(
         at="start",
     )
     planned = parts.planned
-    check_alike(planned, world)
+    check_alike(planned, parts.config, world)
     work = SharedWork(world=world)
     held_out, hook = world.together(lambda: parts.watchers(work, make_hook), at="start")
     # Only now that nothing can be missing any more does an earlier run go.
-    world.lead(lambda: _begin(run, recipe, planned, world, resumed=resumed), at="start")
+    world.lead(lambda: _begin(run, recipe, planned, world, checkpoint, resumed=resumed), at="start")
+    if not found:
+        take_weights_of_rank_0(parts.model, world)
     randomness = PackRandomness(seed=recipe.training.seed)
     trainer = Trainer(
         recipe=recipe,
@@ -134,14 +143,26 @@ def _settle(trainer: Trainer, skip_steps: Range | None) -> None:
     step = trainer.state.step
     world.lead(lambda: warn_of_idle_ids(recipe.data.skip_ids, planned.manifests), at="start")
     world.lead(lambda: _record_left_out(run, recipe, step), at="start")
+    passed = world.lead(lambda: ranges_of(run), at="start")
     if skip_steps is not None:
-        world.lead(lambda: record_range(run, skip_steps, step=step), at="start")
-    if planned.steps is not None:
-        passed = world.lead(lambda: ranges_of(run), at="start")
-        steps = planned.steps - sum(end - first for first, end in passed)
-        if steps < recipe.training.max_steps:
-            # Learning rates follow the steps that there are; the saved recipe stays as it was.
-            trainer.recipe = replace(recipe, training=replace(recipe.training, max_steps=steps))
+        passed = sorted({*passed, skip_steps})
+        left = _steps_left(planned, passed)
+        world.lead(lambda: record_range(run, skip_steps, step=step, steps=left), at="start")
+    steps = _steps_left(planned, passed)
+    if steps is not None and steps < recipe.training.max_steps:
+        # Learning rates follow the steps that there are; the saved recipe stays as it was.
+        trainer.recipe = replace(recipe, training=replace(recipe.training, max_steps=steps))
+    facts = planned.facts | {"steps": trainer.recipe.training.max_steps}
+    world.lead(lambda: write_json(facts, run.root / "plan" / "plan.json"), at="start")
+
+
+def _steps_left(planned: PlannedRun, passed: list[Range]) -> int | None:
+    """Steps of the run when all its sources have ended; None: they repeat for ever."""
+    if planned.steps is None:
+        return None
+    # What was passed over before the segment in progress is not among the data it has left.
+    begun = planned.records[planned.position.segment].first_step
+    return planned.steps - sum(end - first for first, end in passed if first >= begun)
 
 
 def _earlier_run(
@@ -177,11 +198,17 @@ def _earlier_run(
 
 
 def _begin(
-    run: RunFolder, recipe: Recipe, planned: PlannedRun, world: World, *, resumed: bool
+    run: RunFolder,
+    recipe: Recipe,
+    planned: PlannedRun,
+    world: World,
+    checkpoint: str | Path | None,
+    *,
+    resumed: bool,
 ) -> None:
     run.begin(recipe, resumed=resumed)
     planned.save(run)
-    write_json(planned.facts, run.root / "plan" / "plan.json")
+    (warn_of_another_start if resumed else record_start)(run, checkpoint)
     hardware = {"device": world.device_name, "ranks": world.size, "torch": torch.__version__}
     write_json(hardware, run.root / "plan" / "hardware.json")
 

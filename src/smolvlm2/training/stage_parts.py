@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 
 from smolvlm2.data.manifest import Manifest
 from smolvlm2.errors import CheckpointError, ConfigError, SmolVLMError
@@ -170,27 +171,51 @@ def _tell_useful_share(planned: PlannedRun, world: World) -> None:
         )
 
 
-def check_alike(planned: PlannedRun, world: World) -> None:
-    """Refuse ranks that would train on other packs than rank 0 takes them to have.
+def check_alike(planned: PlannedRun, config: SmolVLMConfig, world: World) -> None:
+    """Refuse ranks that would train on other packs, or another model, than rank 0 takes them to.
 
     Raises:
         ConfigError: Names them and their machines.
     """
-    own = [record.digest for record in planned.records], socket.gethostname()
-    told = world.gather(own, at="start")
-    others = [
-        f"rank {rank} on {machine}"
-        for rank, (digests, machine) in enumerate(told)
-        if digests != told[0][0]
-    ]
-    if others:
-        raise shared(
-            ConfigError(
-                f"{', '.join(others)}: the prepared data or the settings there make another plan "
-                f"than those of rank 0 on {told[0][1]}; let DATA_DIR or data.root be the same "
-                f"files on all machines, and start all ranks with the same arguments"
-            )
+    plan = [record.digest for record in planned.records]
+    told = world.gather((plan, config.to_hf(), socket.gethostname()), at="start")
+    for place, what in enumerate(
+        (
+            "the prepared data or the settings there make another plan than those",
+            "the checkpoint or the components there are of another model than those",
         )
+    ):
+        others = [
+            f"rank {rank} on {each[2]}"
+            for rank, each in enumerate(told)
+            if each[place] != told[0][place]
+        ]
+        if others:
+            raise shared(
+                ConfigError(
+                    f"{', '.join(others)}: {what} of rank 0 on {told[0][2]}; let DATA_DIR or "
+                    f"data.root, and what the run starts from, be the same files on all machines, "
+                    f"and start all ranks with the same arguments"
+                )
+            )
+
+
+@torch.no_grad()
+def take_weights_of_rank_0(model: SmolVLM, world: World) -> None:
+    """Let all ranks begin with the same weights, to the bit. All of them call it.
+
+    Sharding takes each rank's own: copies of a checkpoint that differ from machine to machine, or
+    processors that round in other ways while positions are interpolated, would mix without a word.
+
+    Args:
+        model: On its device, whole.
+        world: All ranks.
+    """
+    if world.size == 1:
+        return
+    with world.watch("start"):
+        for parameter in model.parameters():
+            dist.broadcast(parameter, src=0)
 
 
 def warn_of_idle_ids(ids: list[str], manifests: list[Manifest]) -> None:

@@ -16,6 +16,20 @@ def starting_config(recipe: Recipe, checkpoint: str | Path | None) -> SmolVLMCon
     return SmolVLMConfig.from_folder(resolve_checkpoint(checkpoint, patterns=("*.json",)))
 
 
+def default_folder(recipe: Recipe, checkpoint: str | Path | None, size: str | None) -> str:
+    """The run folder of a stage where none is named, after its model.
+
+    Args:
+        recipe: Of the stage.
+        checkpoint: What it starts from; None: the recipe's components.
+        size: What ``--model-size`` says; None: the model's, by its width.
+    """
+    if size is None:
+        width = starting_config(recipe, checkpoint).text.hidden_size
+        size = {960: "500m"}.get(width, "256m")
+    return f"checkpoints/{recipe.stage}_stage_{size}"
+
+
 def model_facts(config: SmolVLMConfig) -> dict[str, int | float]:
     """What tells one model from another, by the words of its recipe."""
     return {

@@ -1,5 +1,6 @@
 """How a stage is trained: the settings that its steps read, apart from data and optimiser."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -90,8 +91,10 @@ class TrainingSettings:
             "max_skip_fraction",
             "max_nonfinite_steps",
         ):
-            if not getattr(self, name) >= 0:
+            if not 0 <= getattr(self, name) < math.inf:
                 raise ConfigError(f"training.{name} is {getattr(self, name)}, expected 0 or more")
+        if abs(self.seed) >= 2**63:
+            raise ConfigError(f"training.seed is {self.seed}, expected less than 2**63")
         if self.threads is not None and self.threads < 1:
             raise ConfigError(f"training.threads is {self.threads}, expected at least 1")
         if self.adapters is not None and self.compile:

@@ -1,6 +1,8 @@
 """Ranks that differ in their data, their devices or the folder that they write to."""
 
+import json
 import re
+import shutil
 
 import pytest
 
@@ -25,6 +27,37 @@ def test_ranks_whose_data_make_another_plan_are_refused(run_ranks, recipe_file, 
     assert "error: rank 1 on " in done[0].output
     assert "make another plan than those of rank 0" in done[0].output
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("sharding", ["full", "replicate"])
+def test_all_ranks_begin_with_the_weights_of_rank_0(
+    run_ranks, recipe_file, make_trainer, straight, tmp_path, log_lines, sharding
+):
+    settings = ("training.max_steps=2", "training.seed=5")
+    make_trainer(tmp_path / "one", *settings, checkpoint=straight).train()
+    recipe = recipe_file(*settings, f"parallel.sharding={sharding}")
+    options = ["--device", "cpu", "--config", recipe, "--output-dir", tmp_path / "run"]
+    start = f"{straight}//{straight}/checkpoints/step-00000002"  # copies that are not alike
+    done = run_ranks(["-c", APART, *options, "--checkpoint", start], 2, seconds=LIMIT)
+    assert [rank.code for rank in done] == [0, 0], done
+    for line, expected in zip(
+        log_lines(tmp_path / "run"), log_lines(tmp_path / "one"), strict=True
+    ):
+        assert line["loss"] == pytest.approx(expected["loss"], rel=1e-5)
+
+
+def test_ranks_that_start_from_another_model_are_refused(
+    run_ranks, recipe_file, straight, tmp_path
+):
+    other = shutil.copytree(straight, tmp_path / "other", symlinks=True)
+    config = json.loads((other / "config.json").read_text())
+    config["text_config"]["rms_norm_eps"] *= 2  # packs and shapes stay as they are
+    (other / "config.json").write_text(json.dumps(config))
+    options = ["--device", "cpu", "--config", recipe_file(), "--output-dir", tmp_path / "run"]
+    start = f"{straight}//{other}"
+    done = run_ranks(["-c", APART, *options, "--checkpoint", start], 2, seconds=LIMIT)
+    assert [rank.code for rank in done] == [2, 2], done
+    assert "components there are of another model than those of rank 0" in done[0].output
 
 
 ONE_MEASURES = """
