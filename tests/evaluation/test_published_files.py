@@ -1,10 +1,11 @@
 """Miniature replicas of published layouts, from the raw folder to the result."""
 
 import json
+import zipfile
 
 import pytest
 
-from smolvlm2.errors import DataError, DataNotFoundError
+from smolvlm2.errors import DataError, DataNotFoundError, MediaError
 from smolvlm2.evaluation.benchmark import load_benchmark
 from smolvlm2.evaluation.media_index import Absent, LooseFile, MediaIndex, ZipMember
 from smolvlm2.evaluation.published_files import find_questions
@@ -334,6 +335,17 @@ def test_a_missing_benchmark_says_where_it_was_looked_for(tmp_path):
         find_questions(load_benchmark("docvqa"), tmp_path)
 
 
+def test_options_may_be_numbers(tmp_path, write, encode_clip):
+    mlvu_json(tmp_path, write, encode_clip)
+    row = {"video": "count_0.mp4", "question": "How many?", "question_type": "count"}
+    row |= {"candidates": [3, 2, 1], "answer": 2}
+    write.json(tmp_path / "raw/MLVU__MVLU/MLVU/json/4_count.json", [row])
+    (found,) = [
+        q for q in find_questions(load_benchmark("mlvu"), tmp_path) if q.text == "How many?"
+    ]
+    assert (found.problem, found.letter, found.choices) == (None, "B", ("3", "2", "1"))
+
+
 def test_malformed_question_files_are_refused(tmp_path, write):
     benchmark = load_benchmark("chartqa")
     path = tmp_path / "data/test-0.parquet"
@@ -347,6 +359,10 @@ def test_malformed_question_files_are_refused(tmp_path, write):
     with pytest.raises(
         DataError, match=r"row 0 does not fit chartqa's layout \(KeyError\('answer'"
     ):
+        find_questions(benchmark, tmp_path)
+    write.parquet(path, [{"question": "gr\u00f6\u00dfe", "image": b"", "type": "x", "answer": "1"}])
+    write.file(path, path.read_bytes().replace("\u00f6".encode(), b"\xff\xff"))
+    with pytest.raises(DataError, match=r"test-0\.parquet: not a readable parquet file"):
         find_questions(benchmark, tmp_path)
     mvbench_ = load_benchmark("mvbench")
     write.file(tmp_path / "json/action_count.json", b"[")
@@ -371,3 +387,36 @@ def test_media_are_found_by_the_end_of_their_path(tmp_path, write):
     assert isinstance(index.find(["r/a.mp4"]), Absent)
     assert isinstance(index.find(["../evil.mp4"]), Absent)
     assert isinstance(index.find_frames(["er"], 3.0), Absent)
+
+
+def _encrypted(data: bytes) -> bytes:
+    """The flag alone, in the member's own header and in the directory's."""
+    for mark, place in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        start = data.index(mark) + place
+        data = data[:start] + b"\x01" + data[start + 1 :]
+    return data
+
+
+@pytest.mark.parametrize(
+    ("method", "damage", "reason"),
+    [
+        (zipfile.ZIP_LZMA, lambda data: data[:50] + b"\xff" * 40 + data[90:], "Corrupt input"),
+        (zipfile.ZIP_STORED, lambda data: data.replace("é".encode(), b"\xff\xff", 1), "utf-8"),
+        (zipfile.ZIP_STORED, _encrypted, "encrypted"),
+    ],
+)
+def test_a_damaged_member_of_a_zip_is_told(tmp_path, method, damage, reason):
+    path = tmp_path / "z.zip"
+    with zipfile.ZipFile(path, "w", method) as archive:
+        archive.writestr("é.mp4", bytes(range(256)) * 4)
+    path.write_bytes(damage(path.read_bytes()))
+    member = MediaIndex(tmp_path).find(["é.mp4"])
+    with pytest.raises(MediaError, match=rf"z\.zip:é\.mp4: cannot be read \(.*{reason}"):
+        member.open()
+
+
+def test_a_zip_with_a_damaged_directory_holds_nothing(tmp_path, write):
+    path = tmp_path / "z.zip"
+    write.zip(path, {"é.mp4": b"clip"})
+    path.write_bytes(path.read_bytes().replace("é".encode(), b"\xff\xff"))
+    assert isinstance(MediaIndex(tmp_path).find(["é.mp4"]), Absent)
