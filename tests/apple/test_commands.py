@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -75,6 +76,19 @@ def test_fit_in_prints_the_flags_it_chose():
     arguments = ("--model-size", "256m", "--estimate-memory", "--batch-size", 2, "--fit-in", "2GB")
     done = run("lora_finetune.py", *arguments)
     assert "chosen: --batch-size 2 --accumulate 1 --gradient-checkpointing" in done.stdout
+
+
+def test_a_quantised_checkpoint_is_estimated_as_it_is_stored(checkpoint, tmp_path):
+    folder = tmp_path / "four"
+    shutil.copytree(checkpoint, folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["quantization"] = {"group_size": 64, "bits": 4}
+    (folder / "config.json").write_text(json.dumps(config))
+    arguments = ("--model", folder, "--estimate-memory", "--fit-in", "1GB")
+    done = run("lora_finetune.py", *arguments)
+    assert "4-bit text decoder" in done.stdout
+    # It may not be quantised again: the flag would be refused.
+    assert "chosen: --batch-size 1 --accumulate 1\n" in done.stdout
 
 
 @pytest.mark.parametrize("script", ["test_inference.py", "lora_finetune.py"])
