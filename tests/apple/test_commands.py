@@ -167,3 +167,18 @@ def test_the_scripts_run_end_to_end_from_the_clones_root(checkpoint, drawn, tmp_
     run("test_inference.py", "--model", checkpoint, *shared, "--quantize", 4, folder=tmp_path)
     blocked = run("test_inference.py", *adapted, *shared, "--image", picture, blocked=("torch",))
     assert blocked.stdout == fused.stdout
+
+
+@pytest.mark.mlx
+def test_a_run_does_not_go_on_from_other_weights_of_the_same_name(checkpoint, drawn, tmp_path):
+    base = tmp_path / "base"
+    shutil.copytree(checkpoint, base)
+    arguments = ("--model", base, "--data", drawn, "--output", tmp_path / "run")
+    run("lora_finetune.py", *arguments, "--iters", 1)
+    # A training run's folder gets new weights under the same name; here, one number differs.
+    path = base / "model.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-3] ^= 1
+    path.write_bytes(data)
+    done = run("lora_finetune.py", *arguments, "--iters", 2, status=2)
+    assert re.search(r"holds a run with other settings: weights was '\w{16}' and is", done.stderr)

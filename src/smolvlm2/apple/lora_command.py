@@ -112,7 +112,7 @@ def _train(
     name: str, samples: Samples, options: argparse.Namespace, settings: LoraSettings
 ) -> None:
     from smolvlm2.apple import adapters
-    from smolvlm2.apple.checkpoint import load, save
+    from smolvlm2.apple.checkpoint import load, save, weights_digest
     from smolvlm2.apple.lora_run import LoraRun
     from smolvlm2.apple.training import LoraTrainer, trainable_count
 
@@ -120,6 +120,7 @@ def _train(
     adapters.add(checkpoint.model, settings.adapters, seed=settings.seed)
     facts = {
         "model": name,
+        "weights": weights_digest(checkpoint.folder),
         "quantize": options.quantize,
         "dtype": options.dtype,
         "data": samples.digest(),
