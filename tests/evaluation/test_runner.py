@@ -265,6 +265,15 @@ def test_rescoring_refuses_what_does_not_fit(ask, benchmark_, data_root, tmp_pat
         rescore(benchmark_, data_root, log)
 
 
+def test_a_line_that_is_no_answer_is_told(ask, benchmark_, data_root, tmp_path):
+    log = tmp_path / "shade.jsonl"
+    ask(answers_path=log)
+    log.write_text(log.read_text().replace('"prediction"', '"predicted"'))
+    for use in (lambda: ask(answers_path=log), lambda: rescore(benchmark_, data_root, log)):
+        with pytest.raises(DataError, match=r"shade\.jsonl: holds a line that is no answer .*'pre"):
+            use()
+
+
 def test_examples_are_spread_over_the_file(ask, benchmark_, data_root, tmp_path):
     log = tmp_path / "shade.jsonl"
     ask(answers_path=log)
