@@ -239,15 +239,6 @@ def test_answers_are_scored_again_without_a_model(ask, benchmark_, data_root, tm
     assert not caplog.records
 
 
-def test_scoring_answers_to_other_questions_is_told(ask, benchmark_, data_root, tmp_path, caplog):
-    log = tmp_path / "shade.jsonl"
-    ask(answers_path=log)
-    path = data_root / "shade.jsonl"
-    path.write_text(path.read_text().replace("How bright?", "How dark?"))
-    rescore(benchmark_, data_root, log)
-    assert "not those that were answered" in caplog.text
-
-
 def test_rescoring_refuses_what_does_not_fit(ask, benchmark_, data_root, tmp_path):
     log = tmp_path / "shade.jsonl"
     with pytest.raises(DataNotFoundError, match=r"shade\.jsonl: no such file; .*evaluate"):
@@ -263,15 +254,6 @@ def test_rescoring_refuses_what_does_not_fit(ask, benchmark_, data_root, tmp_pat
     log.write_text(lines[1])
     with pytest.raises(DataError, match="not an answer log"):
         rescore(benchmark_, data_root, log)
-
-
-def test_a_line_that_is_no_answer_is_told(ask, benchmark_, data_root, tmp_path):
-    log = tmp_path / "shade.jsonl"
-    ask(answers_path=log)
-    log.write_text(log.read_text().replace('"prediction"', '"predicted"'))
-    for use in (lambda: ask(answers_path=log), lambda: rescore(benchmark_, data_root, log)):
-        with pytest.raises(DataError, match=r"shade\.jsonl: holds a line that is no answer .*'pre"):
-            use()
 
 
 def test_examples_are_spread_over_the_file(ask, benchmark_, data_root, tmp_path):
