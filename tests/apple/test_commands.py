@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -75,6 +76,19 @@ def test_fit_in_prints_the_flags_it_chose():
     arguments = ("--model-size", "256m", "--estimate-memory", "--batch-size", 2, "--fit-in", "2GB")
     done = run("lora_finetune.py", *arguments)
     assert "chosen: --batch-size 2 --accumulate 1 --gradient-checkpointing" in done.stdout
+
+
+def test_a_quantised_checkpoint_is_estimated_as_it_is_stored(checkpoint, tmp_path):
+    folder = tmp_path / "four"
+    shutil.copytree(checkpoint, folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["quantization"] = {"group_size": 64, "bits": 4}
+    (folder / "config.json").write_text(json.dumps(config))
+    arguments = ("--model", folder, "--estimate-memory", "--fit-in", "1GB")
+    done = run("lora_finetune.py", *arguments)
+    assert "4-bit text decoder" in done.stdout
+    # It may not be quantised again: the flag would be refused.
+    assert "chosen: --batch-size 1 --accumulate 1\n" in done.stdout
 
 
 @pytest.mark.parametrize("script", ["test_inference.py", "lora_finetune.py"])
@@ -153,3 +167,18 @@ def test_the_scripts_run_end_to_end_from_the_clones_root(checkpoint, drawn, tmp_
     run("test_inference.py", "--model", checkpoint, *shared, "--quantize", 4, folder=tmp_path)
     blocked = run("test_inference.py", *adapted, *shared, "--image", picture, blocked=("torch",))
     assert blocked.stdout == fused.stdout
+
+
+@pytest.mark.mlx
+def test_a_run_does_not_go_on_from_other_weights_of_the_same_name(checkpoint, drawn, tmp_path):
+    base = tmp_path / "base"
+    shutil.copytree(checkpoint, base)
+    arguments = ("--model", base, "--data", drawn, "--output", tmp_path / "run")
+    run("lora_finetune.py", *arguments, "--iters", 1)
+    # A training run's folder gets new weights under the same name; here, one number differs.
+    path = base / "model.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-3] ^= 1
+    path.write_bytes(data)
+    done = run("lora_finetune.py", *arguments, "--iters", 2, status=2)
+    assert re.search(r"holds a run with other settings: weights was '\w{16}' and is", done.stderr)

@@ -1,4 +1,4 @@
-"""The estimate on paper: sizes, choices, and constants that two files share. Needs no mlx."""
+"""The estimate: sizes, choices, constants that two files share, and one measured step."""
 
 from dataclasses import replace
 
@@ -97,3 +97,48 @@ def test_constants_are_those_of_the_model():
     from smolvlm2.apple import model
 
     assert (memory.TILE_CHUNK, memory.LOSS_CHUNK) == (model.TILE_CHUNK, model.LOSS_CHUNK)
+
+
+@pytest.mark.mlx
+def test_the_estimate_is_near_what_mlx_measures():
+    """Widths of 256M, two layers, a small vocabulary; more in ``benchmarks/apple_memory.py``."""
+    import mlx.core as mx
+    import mlx.optimizers as optim
+    import numpy as np
+
+    from smolvlm2.apple import adapters
+    from smolvlm2.apple.batches import LoraBatch
+    from smolvlm2.apple.model import SmolVLM
+    from smolvlm2.apple.training import loss_and_gradients
+
+    full = PUBLISHED["256m"].config
+    config = replace(
+        full,
+        text=replace(full.text, num_hidden_layers=2, vocab_size=2048),
+        vision=replace(full.vision, num_hidden_layers=1),
+        image_token_id=3,
+    )
+    step = MemoryCase(config=config, length=160, supervised=32, tiles=0, bytes_per_weight=4)
+    others = mx.get_active_memory()
+    model = SmolVLM(config)
+    mx.eval(model.parameters())
+    adapters.add(model, step.adapters, seed=0)
+    optimizer = optim.AdamW(learning_rate=1e-4)
+    optimizer.init(model.trainable_parameters())
+    places = mx.arange(step.supervised)
+    batch = LoraBatch(
+        input_ids=mx.arange(step.length)[None] + 4,
+        tiles=np.zeros((0, 3, 512, 512), np.uint8),
+        slots=mx.array([], mx.int32),
+        positions=places,
+        targets=places + 4,
+    )
+    mx.clear_cache()
+    mx.reset_peak_memory()
+    value, gradients = loss_and_gradients(model, batch)
+    mx.eval(value, gradients)
+    optimizer.update(model, gradients)
+    mx.eval(model.trainable_parameters(), optimizer.state)
+    # Beyond the base: its weights would hide an error in the rest.
+    found = mx.get_peak_memory() - others - estimate(step).weights
+    assert estimate(step).total - estimate(step).weights == pytest.approx(found, rel=0.1)

@@ -42,6 +42,15 @@ class Handler(BaseHTTPRequestHandler):
         if fault == "stall":
             server.released.wait(30)
             return
+        if fault.startswith("cut"):
+            self.send_response(int(fault.removeprefix("cut ")))
+            self.send_header("Content-Length", "100")
+            self.end_headers()
+            self.wfile.write(b"no, th")
+            return
+        if fault == "other protocol":
+            self.wfile.write(b"SSH-2.0\r\n\r\n")
+            return
         if fault.isdigit():
             self.reply(int(fault), b"no, thank you")
             return
@@ -131,6 +140,9 @@ def test_a_busy_server_is_asked_again(ask, server):
         (["500"] * 3, {}, "answered 500: no, thank you"),
         (['{"choices": []}'] * 3, {}, "failed"),
         (["<html>"] * 3, {}, "failed"),
+        (["cut 200"] * 3, {}, "failed (IncompleteRead"),
+        (["cut 400"], {}, "answered 400: no, th"),
+        (["other protocol"] * 3, {}, "failed (BadStatusLine"),
     ],
 )
 def test_a_question_without_an_answer_is_wrong_and_listed(ask, server, faults, options, problem):

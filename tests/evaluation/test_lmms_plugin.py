@@ -2,10 +2,11 @@
 
 import importlib.util
 import sys
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
+from PIL import Image
 
 from smolvlm2.errors import PromptError
 from smolvlm2.evaluation.answers import read_answers
@@ -92,16 +93,9 @@ def test_without_lmms_eval_the_plug_in_names_the_extra():
         importlib.import_module("smolvlm2.evaluation.lmms_plugin")
 
 
-@pytest.mark.skipif(installed, reason="lmms-eval is installed")
-@pytest.mark.parametrize(
-    ("cuda", "asked", "expected"), [(1, {}, "cuda"), (1, {"device": "cpu"}, "cpu"), (0, {}, "cpu")]
-)
-def test_a_checkpoint_goes_to_the_gpu_unless_told_otherwise(
-    monkeypatch, caplog, cuda, asked, expected
-):
-    from smolvlm2.model.smolvlm import SmolVLM
-    from smolvlm2.processing.processor import Processor
-
+@pytest.fixture
+def plug_in(monkeypatch):
+    """The module on stand-ins for lmms-eval, which need not be installed."""
     names = (
         "lmms_eval",
         "lmms_eval.api",
@@ -113,13 +107,57 @@ def test_a_checkpoint_goes_to_the_gpu_unless_told_otherwise(
         monkeypatch.setitem(sys.modules, name, ModuleType(name))
     monkeypatch.setattr(sys.modules[names[2]], "lmms", object, raising=False)
     monkeypatch.setattr(sys.modules[names[4]], "ModelManifest", object, raising=False)
+    module = importlib.import_module("smolvlm2.evaluation.lmms_plugin")
+    monkeypatch.delitem(sys.modules, "smolvlm2.evaluation.lmms_plugin")
+    return module
+
+
+@pytest.mark.skipif(installed, reason="lmms-eval is installed")
+@pytest.mark.parametrize(
+    ("cuda", "asked", "expected"), [(1, {}, "cuda"), (1, {"device": "cpu"}, "cpu"), (0, {}, "cpu")]
+)
+def test_a_checkpoint_goes_to_the_gpu_unless_told_otherwise(
+    plug_in, monkeypatch, caplog, cuda, asked, expected
+):
+    from smolvlm2.model.smolvlm import SmolVLM
+    from smolvlm2.processing.processor import Processor
+
     monkeypatch.setattr(torch.cuda, "is_available", lambda: bool(cuda))
     found = {}
     monkeypatch.setattr(SmolVLM, "from_pretrained", lambda path, **how: found.update(how))
     monkeypatch.setattr(Processor, "from_pretrained", lambda path: None)
-    module = importlib.import_module("smolvlm2.evaluation.lmms_plugin")
-    monkeypatch.delitem(sys.modules, "smolvlm2.evaluation.lmms_plugin")
     with pytest.raises(PromptError, match="give pretrained=PATH, or model and processor"):
-        module.LmmsModel("run", **asked, max_batch_size=None, max_frames=32)
+        plug_in.LmmsModel("run", **asked, max_batch_size=None, max_frames=32)
     assert found["device"] == expected
     assert "knows no model argument max_frames, so it has no effect" in caplog.text
+
+
+@pytest.mark.skipif(installed, reason="lmms-eval is installed")
+def test_what_cannot_be_asked_is_answered_by_nothing_and_the_rest_goes_on(
+    plug_in, model, processor, tmp_path, caplog
+):
+    (tmp_path / "bad.png").write_bytes(b"no picture")
+    grey = Image.new("RGB", (40, 40), (90, 90, 90))
+    docs = [
+        {"text": "How bright?", "shown": [grey]},
+        {"text": "why " * 2000, "shown": [grey]},
+        {"text": "How bright?", "shown": [str(tmp_path / "bad.png")]},
+        {"text": "How bright?", "shown": None},
+    ]
+    requests = [
+        SimpleNamespace(
+            args=(doc["text"], {"max_new_tokens": 4}, lambda doc: doc["shown"], i, "bright", "test")
+        )
+        for i, doc in enumerate(docs)
+    ]
+    ids = processor.tokenizer.encode_text("7").tolist()
+
+    def generate(**inputs):
+        return [ids for _ in model.generate(**inputs)]
+
+    says = SimpleNamespace(generate=generate)
+    found = plug_in.LmmsModel(model=says, processor=processor, batch_size=3)
+    found.task_dict = {"bright": {"test": docs}}
+    assert found.generate_until(requests) == ["7", "", "", "7"]
+    assert "bright, document 1: answered by nothing: the longest prompt has" in caplog.text
+    assert "bright, document 2: answered by nothing: " in caplog.text

@@ -76,11 +76,40 @@ def test_prompts_of_other_evaluators_are_rebuilt_to_the_letter(name, style, aske
     assert messages[-1]["content"][-1]["text"] == text
 
 
-def test_the_video_string_of_vlmevalkit_is_rebuilt_to_the_letter(processor, tmp_path):
+@pytest.mark.parametrize(
+    ("name", "system", "ends"),
+    [
+        (
+            "video_mme",
+            "pay attention to the video and answer the question",
+            "These are the frames of a video. Select the best answer to the following "
+            "multiple-choice question based on the video. Respond with only the letter (A, B, C, "
+            "or D) of the correct option. Question: Is it {real}?\nA. red\nB. blue\nAnswer:",
+        ),
+        (
+            "mlvu",
+            "Carefully watch this video and pay attention to every detail. Based on your "
+            "observations, select the best option that accurately addresses the question.",
+            "Question: Is it {real}?\nrespond ONLY with one of the multiple choice letter options "
+            "(A/B/C/D):\nA. red\nB. blue Only give the best option.",
+        ),
+        (
+            "mvbench",
+            "Carefully watch the video and pay attention to the cause and sequence of events, the "
+            "detail and movement of objects, and the action and pose of persons. Based on your "
+            "observations, select the best option that accurately addresses the question.\n",
+            "Question: Is it {real}?\nrespond ONLY with one of the multiple choice letter options "
+            "(A/B/C/D):\nA. red\nB. blue Only give the best option. Answer:",
+        ),
+    ],
+)
+def test_the_video_string_of_vlmevalkit_is_rebuilt_to_the_letter(
+    processor, tmp_path, name, system, ends
+):
     """Compared with the tokenizer of transformers on the string as that class renders it."""
     from transformers import AutoTokenizer
 
-    benchmark = load_benchmark("video_mme")
+    benchmark = load_benchmark(name)
     layout = VideoLayout([0.0, 1.0], 2.0)
     asked = question(
         choices=("red", "blue"),
@@ -93,12 +122,9 @@ def test_the_video_string_of_vlmevalkit_is_rebuilt_to_the_letter(processor, tmp_
         "<fake_token_around_image><global-img><image><image><image><image><fake_token_around_image>"
     )
     text = (
-        "<|im_start|>System: pay attention to the video and answer the question "
-        "<end_of_utterance>\n <|im_start|>User: Here are some frames sampled from a video:\n"
-        f" Frame from 00:00: {frame} Frame from 00:01: {frame} \n These are the frames of a video. "
-        "Select the best answer to the following multiple-choice question based on the video. "
-        "Respond with only the letter (A, B, C, or D) of the correct option. Question: Is it "
-        "{real}?\nA. red\nB. blue\nAnswer: <end_of_utterance> \nAssistant:"
+        f"<|im_start|>System: {system} <end_of_utterance>\n <|im_start|>User: Here are some frames "
+        f"sampled from a video:\n Frame from 00:00: {frame} Frame from 00:01: {frame} \n {ends} "
+        "<end_of_utterance> \nAssistant:"
     )
     processor.save_pretrained(tmp_path)
     theirs = AutoTokenizer.from_pretrained(tmp_path)

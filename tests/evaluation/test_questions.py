@@ -182,6 +182,14 @@ def test_unknown_benchmarks_are_refused():
         ("file: q.jsonl, prompts: {nativ: {}}", "no prompt style 'nativ'; known: native, "),
         ("layouts: [{files: [a]}]", r"prompts\.native is missing"),
         (
+            "layouts: [{files: [a]}], prompts: {native: {text: '{qestion}'}}",
+            r"mine\.yaml: .*text has \{qestion\}, which nothing fills; known: \{question\}, ",
+        ),
+        (
+            "layouts: [{files: [a]}], prompts: {native: {option: '{x}'}}",
+            r"option has \{x\}, which nothing fills; known: \{letter\}, \{text\}",
+        ),
+        (
             "layouts: [{files: [a]}], prompts: {native: {}}, macro_over: task",
             "macro_over 'task' is no group of every layout",
         ),

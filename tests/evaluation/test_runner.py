@@ -231,11 +231,12 @@ def test_a_prompt_beyond_the_context_fails_alone(model, processor, benchmark_, d
     assert "the model's context is 1024" in result.unanswered[0]["problem"]
 
 
-def test_answers_are_scored_again_without_a_model(ask, benchmark_, data_root, tmp_path):
+def test_answers_are_scored_again_without_a_model(ask, benchmark_, data_root, tmp_path, caplog):
     log = tmp_path / "shade.jsonl"
     result = ask(answers_path=log, limit=6, blank_images=True)
     again = rescore(benchmark_, data_root, log)
     assert plain(again) == plain(result)
+    assert not caplog.records
 
 
 def test_rescoring_refuses_what_does_not_fit(ask, benchmark_, data_root, tmp_path):

@@ -46,6 +46,17 @@ def test_anls_equals_both_conventions(row):
     assert strict == pytest.approx(row["strict"], abs=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("prediction", "reference", "expected"),
+    [("Strasse", "Straße", 5 / 7), ("maß", "mas", 3 / 4), ("ﬁt", "fit", 1 / 3)],
+)
+def test_lengths_in_anls_are_those_of_the_capitals(prediction, reference, expected):
+    """lmms-eval 0.7.3 and anls 0.0.2 measure ``len(text.upper())``; "ß" is "SS" there."""
+    expected = expected if expected >= 0.5 else 0
+    assert anls(prediction, [reference]) == expected
+    assert anls(f" {prediction}", [reference], strict=True) == expected
+
+
 @pytest.mark.parametrize("row", rows("vqa_accuracy"))
 def test_vqa_accuracy_equals_lmms_eval(row):
     answers = [text for text, count in row["answers"] for _ in range(count)]
@@ -83,6 +94,31 @@ def test_letters_are_extracted_as_each_convention_does(row):
 def test_choices_are_scored_as_each_convention_does(row, convention):
     question = ask(row["letter"], row["options"])
     assert RULES[f"choice/{convention}"](row["prediction"], question) == row[convention]
+
+
+@pytest.mark.parametrize(
+    ("rule", "prediction", "letter", "expected"),
+    [
+        # Matching sees the whole answer, not what stands before the bracket.
+        ("choice/vlmevalkit-mlvu", "(b) C", "C", 1),
+        ("choice/vlmevalkit-mlvu", ") two", "B", 1),
+        ("choice/vlmevalkit-mlvu", "(b) two", "D", 0),
+        # A letter far from the end counts after "answer is", be it the first of a word.
+        ("choice/vlmevalkit-mlvu", "The answer is **B**, as the cat and the dog show", "B", 1),
+        ("choice/vlmevalkit-mvbench", "So the answer is a dog, not a cat, I think", "A", 1),
+        ("choice/vlmevalkit-mvbench", "\n(b) two", "B", 1),
+        # "Z" and refusals are a choice of nothing, whatever option is quoted.
+        ("choice/vlmevalkit-videomme", "Z two", "B", 0),
+        ("choice/vlmevalkit-mlvu", "Cannot determine the answer: two", "B", 0),
+        # lmms-eval's opening "A. ..." is a whole line.
+        ("choice/lmms-eval-mvbench", "A.x\nC", "C", 1),
+        ("choice/lmms-eval-mvbench", "A. x\nC", "A", 1),
+    ],
+)
+def test_other_conventions_read_what_the_vectors_do_not_hold(rule, prediction, letter, expected):
+    """Values of the functions at VLMEvalKit e8e78f0 and in lmms-eval 0.7.3, run on these rows."""
+    question = ask(letter, ["cat", "two", "red car", "dog"])
+    assert RULES[rule](prediction, question) == expected
 
 
 @pytest.mark.parametrize("name", RULES)

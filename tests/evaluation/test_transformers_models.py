@@ -3,8 +3,9 @@
 import importlib.util
 
 import pytest
+import torch
 
-from smolvlm2.errors import CheckpointError
+from smolvlm2.errors import CheckpointError, PromptError
 from smolvlm2.evaluation.answers import read_answers
 from smolvlm2.evaluation.runner import evaluate, run_benchmark
 from smolvlm2.evaluation.transformers_models import (
@@ -31,6 +32,24 @@ def test_a_smolvlm_in_transformers_answers_as_ours(
         found[name] = {key: a.prediction for key, a in read_answers(log)[1].items()}
     assert found["ours"] == found["theirs"]
     assert len(set(found["ours"].values())) > 1
+
+
+def test_the_context_bounds_prompts_and_answers_in_transformers_too(model, processor, tmp_path):
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    theirs, _ = load_transformers(str(tmp_path))
+    context = model.config.text.max_position_embeddings
+    ids = torch.full((2, context), processor.tokenizer.special.pad)
+    ids[0, 2:], ids[1, -3:] = 5, 5
+    asked = {"attention_mask": (ids == 5).long(), "max_new_tokens": 4, "min_new_tokens": 4}
+    found = theirs.generate(ids, **asked)
+    assert [len(row) for row in found] == [2, 4]
+    assert found == model.generate(ids, **asked)
+    ids[0] = 5
+    asked["attention_mask"] = (ids == 5).long()
+    for runs in (model, theirs):
+        with pytest.raises(PromptError, match="prompt has 1024 tokens and the model's context is"):
+            runs.generate(ids, **asked)
 
 
 def test_what_transformers_cannot_load_is_named(model, tmp_path, monkeypatch):

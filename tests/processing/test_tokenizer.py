@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smolvlm2.errors import CheckpointError, CheckpointNotFoundError
+from smolvlm2.errors import CheckpointError, CheckpointNotFoundError, PromptError
 from smolvlm2.processing import prompt_strings
 from smolvlm2.processing.tokenizer import Tokenizer, extend_for_images
 
@@ -76,6 +76,11 @@ def test_special_token_strings_in_text_are_ordinary_characters(tokenizer: Tokeni
     full = json.loads(tokenizer._definition)["added_tokens"]
     assert not set(ids.tolist()) & {token["id"] for token in full}
     assert tokenizer.decode(ids) == text.encode("utf-8", "replace").decode("utf-8")
+
+
+def test_half_a_surrogate_pair_is_refused(tokenizer: Tokenizer):
+    with pytest.raises(PromptError, match=r"'a \\ud83d b' is no Unicode text; remove what"):
+        tokenizer.encode_text("a \ud83d b")
 
 
 def test_starts_point_at_characters(tokenizer: Tokenizer):

@@ -4,6 +4,7 @@ Read are the files of transformers 4 and 5, of this package and of ``mlx_vlm.con
 the one form that all of them load: RoPE base flat and nested, the head always present.
 """
 
+import hashlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -178,26 +179,37 @@ def _check_supported(config: SmolVLMConfig, where: Path) -> None:
         )
 
 
-def _read_weights(folder: Path) -> dict[str, mx.array]:
-    """All tensors by their name in MLX."""
+def weights_digest(folder: Path) -> str:
+    """A short digest of a checkpoint's weights: a run's folder keeps its name and changes them."""
+    found = hashlib.sha256()
+    for path in _weight_files(folder):
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                found.update(block)
+    return found.hexdigest()[:16]
+
+
+def _weight_files(folder: Path) -> list[Path]:
     index = folder / f"{WEIGHTS}.index.json"
     if (folder / WEIGHTS).is_file():
-        files = [WEIGHTS]
-    elif index.is_file():
-        files = sorted(set(read_json(index)["weight_map"].values()))
-    else:
-        raise CheckpointNotFoundError(
-            f"{folder}: no {WEIGHTS}; MLX reads exports, not step folders: load it with torch, "
-            f"SmolVLM.from_pretrained('{folder}').save_pretrained('export')"
-        )
+        return [folder / WEIGHTS]
+    if index.is_file():
+        return [folder / name for name in sorted(set(read_json(index)["weight_map"].values()))]
+    raise CheckpointNotFoundError(
+        f"{folder}: no {WEIGHTS}; MLX reads exports, not step folders: load it with torch, "
+        f"SmolVLM.from_pretrained('{folder}').save_pretrained('export')"
+    )
+
+
+def _read_weights(folder: Path) -> dict[str, mx.array]:
+    """All tensors by their name in MLX."""
     weights: dict[str, mx.array] = {}
-    for name in files:
+    for path in _weight_files(folder):
         try:
-            found = mx.load(str(folder / name))
+            found = mx.load(str(path))
         except (RuntimeError, ValueError) as error:
             raise CheckpointError(
-                f"{folder / name}: not a complete safetensors file ({error}); copy or download it "
-                f"again"
+                f"{path}: not a complete safetensors file ({error}); copy or download it again"
             ) from error
         for key, tensor in found.items():
             if key.endswith(LEFTOVERS):

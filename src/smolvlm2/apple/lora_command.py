@@ -92,10 +92,11 @@ def _run(options: argparse.Namespace) -> None:
         if options.fit_in:
             case = fit_in(parse_size(options.fit_in), case)
             settings = _fitted(settings, case)
-            options.quantize = case.bits
+            if _stored_bits(options) is None:
+                options.quantize = case.bits
         print(describe(case))
         if options.fit_in:
-            print(f"chosen: {_flags(settings, case)}")
+            print(f"chosen: {_flags(settings, options.quantize)}")
         if options.estimate_memory:
             return
     with tempfile.TemporaryDirectory() as scratch:
@@ -111,7 +112,7 @@ def _train(
     name: str, samples: Samples, options: argparse.Namespace, settings: LoraSettings
 ) -> None:
     from smolvlm2.apple import adapters
-    from smolvlm2.apple.checkpoint import load, save
+    from smolvlm2.apple.checkpoint import load, save, weights_digest
     from smolvlm2.apple.lora_run import LoraRun
     from smolvlm2.apple.training import LoraTrainer, trainable_count
 
@@ -119,6 +120,7 @@ def _train(
     adapters.add(checkpoint.model, settings.adapters, seed=settings.seed)
     facts = {
         "model": name,
+        "weights": weights_digest(checkpoint.folder),
         "quantize": options.quantize,
         "dtype": options.dtype,
         "data": samples.digest(),
@@ -163,7 +165,7 @@ class _Progress:
             bytes_per_weight = _bytes(self._options)
             case = MemoryCase(
                 config=self._config,
-                bits=self._options.quantize,
+                bits=self._options.quantize or _stored_bits(self._options),
                 bytes_per_weight=bytes_per_weight,
                 checkpointing=self._settings.checkpointing,
                 adapters=self._settings.adapters,
@@ -181,11 +183,20 @@ def _bytes(options: argparse.Namespace) -> int:
     """Bytes of a weight that is not quantised."""
     if options.dtype is not None:
         return 4 if options.dtype == "float32" else 2
-    stored = "bfloat16"
-    if options.model is not None:
-        hf = read_json(resolve_checkpoint(options.model) / "config.json")
-        stored = hf.get("dtype") or hf.get("torch_dtype") or stored
-    return 4 if stored == "float32" else 2
+    hf = _stored(options)
+    return 4 if (hf.get("dtype") or hf.get("torch_dtype")) == "float32" else 2
+
+
+def _stored_bits(options: argparse.Namespace) -> int | None:
+    """Bits of a checkpoint that is quantised already, as ``mlx_vlm.convert`` leaves it."""
+    return _stored(options).get("quantization", {}).get("bits")
+
+
+def _stored(options: argparse.Namespace) -> dict[str, Any]:
+    """The checkpoint's own ``config.json``; of a published model nothing is fetched for it."""
+    if options.model is None:
+        return {}
+    return read_json(resolve_checkpoint(options.model) / "config.json")
 
 
 def _paper_case(options: argparse.Namespace, settings: LoraSettings) -> MemoryCase:
@@ -200,7 +211,7 @@ def _paper_case(options: argparse.Namespace, settings: LoraSettings) -> MemoryCa
         length=SPLIT_IMAGE_TILES * config.tokens_per_tile + PROMPT_TOKENS,
         supervised=settings.batch_size * PROMPT_TOKENS // 2,
         tiles=settings.batch_size * SPLIT_IMAGE_TILES,
-        bits=options.quantize,
+        bits=options.quantize or _stored_bits(options),
         bytes_per_weight=_bytes(options),
         checkpointing=settings.checkpointing,
         adapters=settings.adapters,
@@ -222,8 +233,8 @@ def _fitted(settings: LoraSettings, case: MemoryCase) -> LoraSettings:
     )
 
 
-def _flags(settings: LoraSettings, case: MemoryCase) -> str:
+def _flags(settings: LoraSettings, quantize: int | None) -> str:
     flags = [f"--batch-size {settings.batch_size}", f"--accumulate {settings.accumulate}"]
     flags += ["--gradient-checkpointing"] if settings.checkpointing else []
-    flags += [f"--quantize {case.bits}"] if case.bits is not None else []
+    flags += [f"--quantize {quantize}"] if quantize is not None else []
     return " ".join(flags)

@@ -32,7 +32,7 @@ class LoraRun:
     Args:
         folder: Made if missing.
         settings: Of the run.
-        facts: What else the steps depend on: model, quantisation, data.
+        facts: What else the steps depend on: model and its weights, quantisation, data.
         restart: Throw away what is there.
 
     Raises:
@@ -120,9 +120,9 @@ class LoraRun:
     def _compare(self, found: dict[str, Any], asked: dict[str, Any]) -> None:
         asked = json.loads(json.dumps(asked))
         changed = [
-            f"{key} was {found.get(key)!r} and is {asked.get(key)!r}"
-            for key in sorted(set(found) | set(asked))
-            if key not in MAY_CHANGE and found.get(key) != asked.get(key)
+            f"{key} was {found[key]!r} and is {asked.get(key)!r}"
+            for key in sorted(found)  # what an older version did not keep cannot be compared
+            if key not in MAY_CHANGE and found[key] != asked.get(key)
         ]
         if changed:
             raise ResumeError(

@@ -44,6 +44,9 @@ class AnswerLog:
                 file gets a name of its own, under which the same run finds them again.
             rank: Of this process.
             world: Number of processes.
+
+        Raises:
+            DataError: A line of the same run is no answer.
         """
         self.path, self.run, self.world = path, run, world
         self.part = _part(path, rank, world)
@@ -55,7 +58,7 @@ class AnswerLog:
             if not lines or lines[0] != run:
                 continue
             # What could not be answered is tried again: the cause may be mended.
-            read = [a for a in (Answer(**line) for line in lines[1:]) if not a.problem]
+            read = [answer for answer in _answers(file, lines) if not answer.problem]
             self.answers.update((answer.question_id, answer) for answer in read)
             if file == self.part:
                 own = read
@@ -99,14 +102,14 @@ def read_answers(path: Path) -> tuple[dict[str, Any], dict[str, Answer]]:
 
     Raises:
         DataNotFoundError: No such file.
-        DataError: Its first line does not describe a run.
+        DataError: Its first line does not describe a run, or a later one no answer.
     """
     if not path.is_file():
         raise DataNotFoundError(f"{path}: no such file; `smolvlm2 evaluate` writes it")
     lines = _complete_lines(path)
     if not lines or "benchmark" not in lines[0]:
         raise DataError(f"{path}: not an answer log; its first line does not name a benchmark")
-    return lines[0], {line["question_id"]: Answer(**line) for line in lines[1:]}
+    return lines[0], {answer.question_id: answer for answer in _answers(path, lines)}
 
 
 def fingerprint(model: Any) -> str:
@@ -138,6 +141,16 @@ def _write(path: Path, run: dict[str, Any], answers: Sequence[Answer]) -> None:
 
 def _line(entry: dict[str, Any]) -> str:
     return json.dumps(entry, ensure_ascii=False) + "\n"
+
+
+def _answers(path: Path, lines: Sequence[dict[str, Any]]) -> list[Answer]:
+    try:
+        return [Answer(**line) for line in lines[1:]]
+    except TypeError as error:
+        known = ", ".join(Answer.__dataclass_fields__)
+        raise DataError(
+            f"{path}: holds a line that is no answer ({error}); expected {known}; mend or remove it"
+        ) from error
 
 
 def _complete_lines(path: Path) -> list[dict[str, Any]]:

@@ -1,5 +1,6 @@
 """A benchmark as data: where its questions lie, how they are asked, how answers are scored."""
 
+import re
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
@@ -12,6 +13,13 @@ from smolvlm2.evaluation.rules import RULES
 FOLDER = Path(__file__).parent / "benchmarks"
 PromptStyle = Literal["native", "vlmevalkit", "lmms"]
 STYLES = ("native", "vlmevalkit", "lmms")
+_PLACES = {
+    "text": (
+        "question", "options", "question_and_options", "question_capitalised", "subtitles",
+    ),
+    "option": ("letter", "text"),
+}  # fmt: skip
+"""What may stand in braces in a prompt."""
 
 
 @dataclass(kw_only=True)
@@ -101,6 +109,15 @@ class Prompt:
     """Longest answer in tokens; None: the benchmark's."""
     unverified: str | None = None
     """What of this prompt is not confirmed; repeated in the result."""
+
+    def __post_init__(self) -> None:
+        for key, known in _PLACES.items():
+            for name in re.findall(r"\{(\w+)\}", getattr(self, key)):
+                if name not in known:
+                    raise ConfigError(
+                        f"a prompt's {key} has {{{name}}}, which nothing fills; known: "
+                        f"{', '.join(f'{{{place}}}' for place in known)}"
+                    )
 
 
 @dataclass(kw_only=True)

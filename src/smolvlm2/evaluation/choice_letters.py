@@ -27,6 +27,15 @@ _PHRASES = (
 _SHAPES = (("({})", 6), ("{}.", 5), ("{}:", 4), ("{})", 3), ("{} ", 2))
 """How a letter may be written, and how far that is trusted."""
 _START, _END, _PHRASE = 10, 9, 7
+_REFUSALS = (
+    "Sorry, I can't help with images of people yet.",
+    "I can't process this file.",
+    "I'm sorry, but without the image provided",
+    "Cannot determine the answer",
+)
+"""Answers that VLMEvalKit takes for a choice of nothing."""
+_ANNOUNCED = re.compile(r"answer\s+is\s+\**([ABCD])", re.IGNORECASE)
+"""Its second look; it reads the first letter of a word too: "the answer is a dog" names A."""
 
 
 def letters(num_choices: int) -> str:
@@ -101,12 +110,26 @@ def first_capital(text: str, num_choices: int = 4) -> str:
 
 
 def named_option(text: str, options: Sequence[str]) -> str:
-    """VLMEvalKit's exact matching: one letter among the last words, else one option's own text."""
+    """VLMEvalKit's exact matching: one letter among the last words, else one option's own text.
+
+    Returns:
+        A letter; "Z", which is no option, where it sees a refusal; "" where it finds nothing.
+
+    Source:
+        VLMEvalKit e8e78f0, vlmeval/utils/matching_util.py, ``can_infer``.
+    """
+    if any(refusal in text for refusal in _REFUSALS):
+        return "Z"
     known = letters(len(options))
     words = re.sub(r"[.()\[\],:;!*#{}]", " ", text).split()
     present = [letter for letter in known if letter in words]
     if len(present) == 1 and words.index(present[0]) > len(words) - 5:
         return present[0]
+    if not present and "Z" in words:
+        return "Z"
+    announced = _ANNOUNCED.search(text)
+    if announced and announced[1].upper() in known:
+        return announced[1].upper()
     lower = text.lower()
     if len(lower) > 2 * sum(map(len, options)):
         return ""
@@ -116,8 +139,8 @@ def named_option(text: str, options: Sequence[str]) -> str:
 
 def standalone_letter(text: str) -> str:
     """lmms-eval's reading for MVBench: ``A. ...``, else the first lone letter A to E, any case."""
-    opening = re.match(r"([A-E])\.\s*.", text.strip(), re.IGNORECASE)
+    opening = re.match(r"([A-E])\.\s*.+$", text.strip(), re.IGNORECASE)
     if opening is None:
-        bare = without_punctuation(text.replace("\n", " ").replace("\t", " ").strip())
+        bare = without_punctuation(text.replace("\n", " ").replace("\t", " ").strip()).lower()
         opening = re.search(r"\b([A-E])\b", bare, re.IGNORECASE)
     return opening[1].upper() if opening else ""

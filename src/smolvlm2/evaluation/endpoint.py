@@ -1,6 +1,7 @@
 """A model behind an OpenAI-compatible address, such as vLLM's server."""
 
 import base64
+import http.client
 import io
 import json
 import os
@@ -26,6 +27,8 @@ KEY_VARIABLE = "OPENAI_API_KEY"
 """Environment variable with the key; servers of one's own need none."""
 _BUSY = (408, 429, 500, 502, 503, 504)
 """Answers of a server that may do better later."""
+_BROKEN = (OSError, http.client.HTTPException)
+"""No connection, one that ended early, or something that is not HTTP."""
 
 
 @dataclass(kw_only=True)
@@ -104,13 +107,12 @@ class EndpointBackend:
                 tokens = int((found.get("usage") or {}).get("completion_tokens") or 0)
                 return Reply(text=str(text).strip(), tokens=tokens)
             except urllib.error.HTTPError as error:
-                detail = error.read()[:200].decode("utf-8", "replace")
-                problem = f"endpoint: {self.address} answered {error.code}: {detail}"
+                problem = f"endpoint: {self.address} answered {error.code}: {_detail(error)}"
                 if error.code not in _BUSY:
                     break
             except TimeoutError:
                 problem = f"endpoint: {self.address} gave no answer in {self.timeout_s} s"
-            except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
+            except (*_BROKEN, ValueError, KeyError, IndexError, TypeError) as error:
                 reason = getattr(error, "reason", error)
                 if isinstance(reason, TimeoutError):
                     problem = f"endpoint: {self.address} gave no answer in {self.timeout_s} s"
@@ -127,6 +129,17 @@ class EndpointBackend:
         )
         with urllib.request.urlopen(request, timeout=self.timeout_s) as response:
             return json.load(response)
+
+
+def _detail(error: urllib.error.HTTPError) -> str:
+    """The beginning of what a server says to a request it refuses."""
+    try:
+        found = error.read()
+    except http.client.IncompleteRead as cut:
+        found = cut.partial
+    except _BROKEN as broken:
+        return repr(broken)
+    return found[:200].decode("utf-8", "replace")
 
 
 def _data_address(image: Image.Image, lossless: bool) -> str:

@@ -12,7 +12,7 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
-from smolvlm2.errors import MissingDependencyError, PromptError
+from smolvlm2.errors import MediaError, MissingDependencyError, PromptError
 from smolvlm2.processing.processor import Processor
 
 try:
@@ -80,11 +80,22 @@ class LmmsModel(_Base):
         self.batch_size = int(batch_size)
 
     def generate_until(self, requests: Sequence[Any]) -> list[str]:
-        """Answers in the order of the requests."""
+        """Answers in the order of the requests; empty where one cannot be shown or asked."""
         answers: list[str] = []
         for start in range(0, len(requests), self.batch_size):
-            answers += self._answer(requests[start : start + self.batch_size])
+            answers += self._answer_each(requests[start : start + self.batch_size])
         return answers
+
+    def _answer_each(self, requests: Sequence[Any]) -> list[str]:
+        try:
+            return self._answer(requests)
+        except (MediaError, PromptError) as error:
+            if len(requests) > 1:  # one by one, to find the one that fails
+                return [answer for request in requests for answer in self._answer_each([request])]
+            # lmms-eval keeps nothing of a run that stops, so an hour's answers would be lost.
+            *_, doc_id, task, _ = requests[0].args
+            logger.warning("%s, document %s: answered by nothing: %s", task, doc_id, error)
+            return [""]
 
     def _answer(self, requests: Sequence[Any]) -> list[str]:
         conversations, limits, untils = [], [], []

@@ -5,6 +5,7 @@ unpacked, nor how many folders lie around them.
 """
 
 import functools
+import lzma
 import threading
 import zipfile
 import zlib
@@ -21,6 +22,16 @@ from smolvlm2.errors import MediaError, MediaNotFoundError
 
 VIDEO_SUFFIXES = (".mp4", ".MP4", ".webm", ".mkv", ".avi", ".mov")
 """Endings tried for a video whose own ending is not there."""
+_ZIP_ERRORS = (
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    EOFError,
+    OSError,
+    RuntimeError,  # an encrypted member, a method or version that Python does not know
+    UnicodeDecodeError,  # a damaged name
+)
+"""What a zip, or a member of it, that cannot be read raises."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +64,7 @@ class ZipMember:
         try:
             with zipfile.ZipFile(self.archive) as archive:
                 return archive.read(self.name)
-        except (zipfile.BadZipFile, zlib.error, OSError, EOFError, NotImplementedError) as error:
+        except _ZIP_ERRORS as error:
             raise MediaError(
                 f"{self}: cannot be read ({error}); fetch the archive again"
             ) from error
@@ -79,7 +90,7 @@ class TableCell:
         """
         try:
             value = _column(self.path, self.group, self.column)[self.row].as_py()
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             raise MediaError(f"{self}: cannot be read ({error}); fetch the file again") from error
         data = value.get("bytes") if isinstance(value, dict) else value
         if not isinstance(data, bytes):
@@ -167,7 +178,7 @@ class MediaIndex:
         try:
             with zipfile.ZipFile(path) as archive:
                 names = [info.filename for info in archive.infolist() if not info.is_dir()]
-        except (zipfile.BadZipFile, OSError):
+        except _ZIP_ERRORS:
             return  # what it should have held is missing, and each question says so
         for name in names:
             if is_safe_path(name):

@@ -158,7 +158,8 @@ def _answer(
     if layout.answer_is == "letter":
         letter = str(answer).strip().strip("().").upper()[:1]
     else:
-        letter = known[options.index(answer)] if answer in options else ""
+        # As text, as the options are: a task that counts may hold numbers.
+        letter = known[options.index(str(answer))] if str(answer) in options else ""
     if not letter or letter not in known:
         return (str(answer),), "", f"no_answer: {answer!r} is none of {len(options)} options"
     return (options[known.index(letter)],), letter, None
@@ -246,5 +247,5 @@ def _parquet_rows(
                     cell = TableCell(file, group, place, image) if image is not None else None
                     yield {**row, "row": number}, cell
                     number += 1
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise DataError(f"{file}: not a readable parquet file ({error}); fetch it again") from error

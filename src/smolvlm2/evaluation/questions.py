@@ -110,7 +110,10 @@ def check_ids(questions: list[Question], where: str) -> None:
     seen: set[str] = set()
     for question in questions:
         if question.question_id in seen:
-            raise DataError(f"{where}: question_id {question.question_id!r} appears twice")
+            raise DataError(
+                f"{where}: question_id {question.question_id!r} appears twice; remove the repeated "
+                f"row, or an older download that lies beside the newer one"
+            )
         seen.add(question.question_id)
 
 

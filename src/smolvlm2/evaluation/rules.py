@@ -25,16 +25,16 @@ def _capital_or_text(prediction: str, question: Question) -> str:
 
 
 def _bracket_or_text(prediction: str, question: Question) -> str:
+    """VLMEvalKit's reading for MLVU: what stands before the first ")", else its exact matching."""
     before, bracket, _ = prediction.partition(")")
-    prediction = before[-1:] if bracket else prediction
-    if prediction == question.letter:
-        return prediction
+    if (before[-1:] if bracket else prediction) == question.letter:
+        return question.letter
     return choice_letters.named_option(prediction, question.choices)
 
 
 def _vlmevalkit_mvbench(prediction: str, question: Question) -> float:
     """The first word lies in "(b)", or "(b)" in it: so an empty answer would be right."""
-    first = prediction.lower().split(" ")[0]
+    first = prediction.lower().strip().split(" ")[0]
     option = f"({question.letter.lower()})"
     if first.replace(".", "") in option or option in first:
         return 1.0

@@ -1,6 +1,7 @@
 """Ask a model a benchmark's questions and score its answers. One runner for all benchmarks."""
 
 import hashlib
+import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from smolvlm2.evaluation.ranks import ONE_RANK, Ranks
 from smolvlm2.evaluation.result import BenchmarkResult
 from smolvlm2.evaluation.scoring import score, score_answer
 from smolvlm2.processing.processor import Processor
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -224,11 +227,19 @@ def rescore(
             f"first {open_questions[0]!r}; run the evaluation again to finish it"
         )
     settings = ("benchmark", "style", "blank_images", "limit", "questions")
+    style = run.get("style", "native")
+    if run.get("questions") != _digest(questions, benchmark, style):
+        # Not refused: a prompt that was mended since leaves old answers what they were.
+        logger.warning(
+            "%s: the questions, their prompts or their order are not those that were answered; the "
+            "scores are right only where an answer's id still means the same question",
+            answers_path,
+        )
     return score(
         benchmark,
         questions,
         answers,
-        style=run.get("style", "native"),
+        style=style,
         blank_images=bool(run.get("blank_images")),
         seconds=time.perf_counter() - start,
         run={key: value for key, value in run.items() if key not in settings},

@@ -85,7 +85,8 @@ def anls(prediction: str, references: Sequence[str], *, strict: bool = False) ->
     best = 0.0
     for reference in references:
         wanted = " ".join(reference.lower().split())
-        length = max(len(found), len(wanted)) if strict else max(len(prediction), len(reference))
+        pair = (found, wanted) if strict else (prediction, reference)
+        length = max(len(text.upper()) for text in pair)  # in capitals: "ß" counts as two
         distance = edit_distance(found, wanted) / length if length else 0.0
         if strict and distance >= ANLS_THRESHOLD:
             continue

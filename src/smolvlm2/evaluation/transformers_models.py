@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from smolvlm2.errors import CheckpointError, MissingDependencyError
+from smolvlm2.errors import CheckpointError, MissingDependencyError, PromptError
 from smolvlm2.evaluation.backends import Asked, Reply
 from smolvlm2.evaluation.benchmark import Benchmark, PromptStyle
 from smolvlm2.evaluation.clips import frame_rule
@@ -44,9 +44,21 @@ class TransformersGenerator:
         pixel_values: Any = None,
         tile_index: Any = None,
     ) -> list[list[int]]:
-        """New token ids of each row, without the stop token; arguments as ours."""
+        """New token ids of each row, without the stop token; arguments and limits as ours.
+
+        Raises:
+            PromptError: A prompt is as long as the model's context or longer.
+        """
         import torch
 
+        # transformers itself goes on past the context, to positions that were never trained.
+        context = self.model.config.text_config.max_position_embeddings
+        lengths = attention_mask.sum(dim=1).tolist()
+        if max(lengths) >= context:
+            raise PromptError(
+                f"the longest prompt has {max(lengths)} tokens and the model's context is "
+                f"{context}; shorten the text or use fewer tiles or frames"
+            )
         device = self.model.device
         inputs = {"input_ids": input_ids.to(device), "attention_mask": attention_mask.to(device)}
         if pixel_values is not None:
@@ -67,7 +79,10 @@ class TransformersGenerator:
                 min_new_tokens=min_new_tokens or None,
             )
         stops = _stops(self.model)
-        return [_until(row, stops) for row in rows[:, input_ids.shape[1] :].tolist()]
+        new = rows[:, input_ids.shape[1] :].tolist()
+        return [
+            _until(row[: context - length], stops) for row, length in zip(new, lengths, strict=True)
+        ]
 
 
 @dataclass(kw_only=True)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import tokenizers
 
-from smolvlm2.errors import CheckpointError
+from smolvlm2.errors import CheckpointError, PromptError
 from smolvlm2.model.hub import read_json, resolve_checkpoint, write_json
 from smolvlm2.processing import prompt_strings as strings
 
@@ -134,8 +134,18 @@ class Tokenizer:
         return hashlib.sha256(text.encode("utf-8")).hexdigest()[:16]
 
     def encode_text(self, text: str) -> np.ndarray:
-        """Ids of ordinary text, int32 ``(n,)``; special-token strings are plain characters."""
-        return np.array(self._text.encode(text, add_special_tokens=False).ids, dtype=np.int32)
+        """Ids of ordinary text, int32 ``(n,)``; special-token strings are plain characters.
+
+        Raises:
+            PromptError: The text holds half a surrogate pair, as JSON can write it.
+        """
+        try:
+            ids = self._text.encode(text, add_special_tokens=False).ids
+        except TypeError as error:
+            raise PromptError(
+                f"{text[:80]!a} is no Unicode text; remove what stands as \\ud800 to \\udfff"
+            ) from error
+        return np.array(ids, dtype=np.int32)
 
     def count_tokens(self, texts: list[str]) -> list[int]:
         """How many ids each text has: ``len(encode_text(text))``, for many texts at once."""
