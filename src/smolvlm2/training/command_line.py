@@ -304,13 +304,13 @@ def _train(
         ending = trainer.train()
     if launch.leads:
         trainer.run.end(EXIT_CODES[ending])
-        print(f"{output}: {trainer.state.step} steps, {trainer.state.samples} samples", end="")
+        done = f"{output}: {trainer.state.step} of {steps} steps, {trainer.state.samples} samples"
         if ending == "finished":
-            print("; try it with")
+            print(f"{done}; try it with")
             print(f"  smolvlm2 generate {output} --image PHOTO --prompt 'What is this?'")
         else:
             why = f"received {stop.signal}" if stop.signal else "asked to stop"
-            print(f" of {steps}; {why}. Start it again to go on")
+            print(f"{done}; {why}. Start it again to go on")
         if at_end is not None:
             at_end(output)
     # Launchers end all processes with the first that does not end with 0, as out of time none does.

@@ -1,6 +1,7 @@
 """What a run would do, printed before it is started; reads neither weights nor media."""
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 
 from smolvlm2.config import to_yaml
@@ -30,11 +31,15 @@ def describe(recipe: Recipe, checkpoint: str | Path | None = None) -> str:
     """
     config = starting_config(recipe, checkpoint)
     counts = count_parameters(config)
-    capacity, packs, plan_lines = _plan(recipe, checkpoint, config)
+    capacity, packs, ends, plan_lines = _plan(recipe, checkpoint, config)
+    written = to_yaml(recipe).rstrip()
+    if ends is not None and ends < recipe.training.max_steps:
+        # As a run does: rates and phases follow the steps that there are.
+        recipe = replace(recipe, training=replace(recipe.training, max_steps=ends))
     frozen_by_phase = {
         name: frozen_parts(first, recipe.training) for name, first, _ in phases(recipe)
     }
-    lines = ["# merged recipe", to_yaml(recipe).rstrip(), "", "# derived"]
+    lines = ["# merged recipe", written, "", "# derived"]
     lines += [f"{name:28} {value}" for name, value in _derived(recipe, config).items()]
     lines += ["", "# plan", *plan_lines, "", "# parameters"]
     lines += _parameter_table(counts, frozen_by_phase)
@@ -107,7 +112,7 @@ def planned_capacity(
     recipe: Recipe, checkpoint: str | Path | None, config: SmolVLMConfig
 ) -> tuple[Capacity, str]:
     """Capacity of a pack, and whether it comes from the plan or is assumed."""
-    capacity, _, lines = _plan(recipe, checkpoint, config)
+    capacity, _, _, lines = _plan(recipe, checkpoint, config)
     assumed = lines[0].startswith(("data not prepared", "no plan"))
     return capacity, "assumed, no plan" if assumed else "as planned"
 
@@ -126,8 +131,9 @@ def _parameter_table(counts: Parameters, by_phase: dict[str, frozenset[str]]) ->
 
 def _plan(
     recipe: Recipe, checkpoint: str | Path | None, config: SmolVLMConfig
-) -> tuple[Capacity, float, list[str]]:
-    """Capacity, packs a step and the plan's numbers; without data assumptions that say so."""
+) -> tuple[Capacity, float, int | None, list[str]]:
+    """Capacity, packs a step, the step at which sources end, and the plan's numbers; without
+    data assumptions that say so."""
     try:
         prepared_folder(recipe)  # before a tokenizer is looked for on the hub
         tokenizer = starting_tokenizer(recipe, checkpoint)
@@ -146,6 +152,7 @@ def _plan(
         return (
             capacity,
             recipe.training.samples_per_step / batch,
+            None,
             [
                 f"{reason}: {error}",
                 f"assumed: {TYPICAL_TOKENS} tokens and {TYPICAL_TILES} tiles a sample on average, "
@@ -158,4 +165,4 @@ def _plan(
             f"{name:40} {source['samples']:9,} samples  share {source['share']:.3f}  "
             f"epochs {source['epochs']:.2f}" + (" (above 4)" if source["epochs"] > 4 else "")
         )
-    return data.plan.capacity, data.plan.packs_per_step, lines
+    return data.plan.capacity, data.plan.packs_per_step, data.steps, lines
