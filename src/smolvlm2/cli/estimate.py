@@ -22,7 +22,13 @@ from smolvlm2.training.estimate import (
     typical_load,
 )
 from smolvlm2.training.freezing import frozen_parts
-from smolvlm2.training.memory import GIB, Checkpointing, choose_checkpointing, estimate_memory
+from smolvlm2.training.memory import (
+    ADAPTERS_NOTE,
+    GIB,
+    Checkpointing,
+    choose_checkpointing,
+    estimate_memory,
+)
 from smolvlm2.training.model_cost import cost_of
 from smolvlm2.training.recipe import Recipe
 from smolvlm2.training.run_folder import RunFolder
@@ -97,10 +103,12 @@ def describe_estimate(
             f"{name:24} {1000 * found.pack_seconds:10.0f} {found.step_seconds:9.2f} "
             f"{found.mfu_peak:6.1%} {found.mfu_ceiling:11.1%} {spent:10.1f}"
         )
-    folder = checkpoint_bytes(config, vision_trains=trains) / 1e9
+    adapters = recipe.training.adapters
+    folder = checkpoint_bytes(config, vision_trains=trains, adapters=adapters) / 1e9
     lines += [
         f"in all {hours:.0f} GPU-hours on {devices} devices, {hours / devices:.1f} hours",
         *unknown_end,
+        *(() if adapters is None else (ADAPTERS_NOTE,)),
         f"disk: {folder:.1f} GB a checkpoint, {folder * (recipe.checkpoint.keep + 1):.1f} GB with "
         f"{recipe.checkpoint.keep} kept and one being written",
     ]

@@ -11,7 +11,13 @@ from smolvlm2.plan.packs import Capacity
 from smolvlm2.processing.processor import Processor
 from smolvlm2.training.estimate import typical_load
 from smolvlm2.training.freezing import frozen_parts
-from smolvlm2.training.memory import GIB, Parameters, count_parameters, estimate_memory
+from smolvlm2.training.memory import (
+    ADAPTERS_NOTE,
+    GIB,
+    Parameters,
+    count_trained,
+    estimate_memory,
+)
 from smolvlm2.training.model_cost import cost_of
 from smolvlm2.training.planning import plan_data, prepared_folder
 from smolvlm2.training.recipe import Recipe
@@ -30,7 +36,7 @@ def describe(recipe: Recipe, checkpoint: str | Path | None = None) -> str:
         checkpoint: What the stage would start from; None: the recipe's components.
     """
     config = starting_config(recipe, checkpoint)
-    counts = count_parameters(config)
+    counts, trained = count_trained(config, recipe.training.adapters)
     capacity, packs, ends, plan_lines = _plan(recipe, checkpoint, config)
     written = to_yaml(recipe).rstrip()
     if ends is not None and ends < recipe.training.max_steps:
@@ -42,7 +48,7 @@ def describe(recipe: Recipe, checkpoint: str | Path | None = None) -> str:
     lines = ["# merged recipe", written, "", "# derived"]
     lines += [f"{name:28} {value}" for name, value in _derived(recipe, config).items()]
     lines += ["", "# plan", *plan_lines, "", "# parameters"]
-    lines += _parameter_table(counts, frozen_by_phase)
+    lines += _parameter_table(counts, trained, frozen_by_phase)
     lines += ["", "# memory on one device, GiB, estimated from shapes (unsharded)"]
     lines.append(f"{'phase':28} {'states':>10} {'activations':>12} {'total':>8}")
     for name, frozen in frozen_by_phase.items():
@@ -57,6 +63,8 @@ def describe(recipe: Recipe, checkpoint: str | Path | None = None) -> str:
             f"{name:28} {estimate.states / GIB:10.2f} {estimate.activations / GIB:12.2f} "
             f"{estimate.total / GIB:8.2f}"
         )
+    if recipe.training.adapters is not None:
+        lines.append(ADAPTERS_NOTE)
     return "\n".join([*lines, "", *_cost(recipe, config, capacity, packs)])
 
 
@@ -117,13 +125,19 @@ def planned_capacity(
     return capacity, "assumed, no plan" if assumed else "as planned"
 
 
-def _parameter_table(counts: Parameters, by_phase: dict[str, frozenset[str]]) -> list[str]:
+def _parameter_table(
+    counts: Parameters, trained: Parameters, by_phase: dict[str, frozenset[str]]
+) -> list[str]:
     lines = [f"{'part':16} {'parameters':>13}  " + "  ".join(f"{name:>20}" for name in by_phase)]
     for part, number in vars(counts).items():
-        states = ("frozen" if part in frozen else "trainable" for frozen in by_phase.values())
+        # With adapters a part trains in part.
+        some = getattr(trained, part)
+        trains = "trainable" if some == number else f"{some:,} train"
+        states = ("frozen" if part in frozen else trains for frozen in by_phase.values())
         lines.append(f"{part:16} {number:13,}  " + "  ".join(f"{state:>20}" for state in states))
     trainable = (
-        counts.total - sum(getattr(counts, part) for part in frozen) for frozen in by_phase.values()
+        trained.total - sum(getattr(trained, part) for part in frozen)
+        for frozen in by_phase.values()
     )
     lines.append(f"{'total':16} {counts.total:13,}  " + "  ".join(f"{n:20,}" for n in trainable))
     return lines
