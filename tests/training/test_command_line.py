@@ -98,6 +98,10 @@ def test_a_size_that_is_not_the_models_has_no_effect_and_says_so(recipe_file, st
         warning = check_size(options, read_recipe("vision", options))
         assert warning is not None
         assert re.search(r"--model-size 256m has no effect: .* width \d+ \(not 576\)", warning)
+    options = parse_arguments("vision", [*config, *start, "model.connector.ratio=2"])
+    warning = check_size(options, read_recipe("vision", options))
+    assert warning is not None
+    assert "model.connector.ratio=2 has no effect" in warning
     for arguments in (config, ["--model-size", "500m"]):
         options = parse_arguments("vision", arguments)
         assert check_size(options, read_recipe("vision", options)) is None

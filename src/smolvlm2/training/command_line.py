@@ -159,11 +159,17 @@ def _size(options: argparse.Namespace) -> str:
 
 
 def check_size(options: argparse.Namespace, recipe: Recipe) -> str | None:
-    """A warning where ``--model-size`` names another model than a stage starts from.
+    """A warning where a size is asked for that the stage's starting point does not have.
 
     Raises:
         CheckpointNotFoundError: Nothing to start from; told before torch is loaded.
     """
+    ignored = [override for override in options.overrides if override.startswith("model.")]
+    if ignored and options.checkpoint is not None:
+        return (
+            f"{', '.join(ignored)} has no effect: the model's settings are those of "
+            f"{options.checkpoint}, which the stage starts from"
+        )
     if options.model_size is None:
         return None
     from smolvlm2.model.component_shapes import component_shapes
@@ -179,6 +185,11 @@ def check_size(options: argparse.Namespace, recipe: Recipe) -> str | None:
         return None
     start = options.checkpoint or "the recipe"
     return f"--model-size {options.model_size} has no effect: {start} has {', '.join(other)}"
+
+
+def _warn(warning: str | None) -> None:
+    if warning is not None:
+        logger.warning(warning)
 
 
 def _flag_overrides(options: argparse.Namespace) -> list[str]:
@@ -238,6 +249,7 @@ def run_stage(
 
         if launch.leads:
             print(describe(recipe, options.checkpoint))
+            _warn(check_size(options, recipe))
         if options.dry_run == "step":
             from smolvlm2.training.dry_step import dry_step
 
@@ -261,8 +273,7 @@ def run_stage(
     with _said_once_a_machine(launch):
         prepared_folder(recipe)
         warning = check_size(options, recipe)
-    if warning is not None:
-        logger.warning(warning)
+    _warn(warning)
     output = Path(options.output_dir or f"checkpoints/{stage}_stage_{_size(options)}")
     ending = _train(stage, options, recipe, launch, stop, output, make_hook, at_end)
     if EXIT_CODES[ending]:
