@@ -164,8 +164,9 @@ class RunFolder:
             foreign = [name for name in WRITTEN if os.path.lexists(self.root / name)]
             if foreign:
                 raise ResumeError(
-                    f"{self.root}: holds {foreign[0]} but is not the folder of a run, and is left "
-                    f"as it is; choose another --output-dir"
+                    f"{self.root}: holds {foreign[0]} but is not the folder of a run (no "
+                    f"config.yaml), and is left as it is; restore that, or choose another "
+                    f"--output-dir"
                 )
             return False
         if restart:
