@@ -15,7 +15,7 @@ from smolvlm2.errors import ConfigError, SmolVLMError
 from smolvlm2.training.launch import Launch, let_threads_sleep, read_launch
 from smolvlm2.training.passed_over import parse_range
 from smolvlm2.training.recipe import Recipe, TrainingSettings, with_model
-from smolvlm2.training.signals import EXIT_CODES, Ending, StopRequest, parse_duration
+from smolvlm2.training.signals import Ending, StopRequest, parse_duration
 
 if TYPE_CHECKING:
     from smolvlm2.training.checkups import MakeHook
@@ -235,7 +235,8 @@ def run_stage(
         at_end: Called on rank 0 with the run folder when training has ended in order.
 
     Raises:
-        SystemExit: With 75, when the time of ``--stop-after`` is over before the run is.
+        SystemExit: With 75, when the time of ``--stop-after`` is over before the run is; with 130
+            after Ctrl-C.
     """
     let_threads_sleep(os.environ)
     options = parse_arguments(stage, arguments)
@@ -276,8 +277,8 @@ def run_stage(
     _warn(warning)
     output = Path(options.output_dir or f"checkpoints/{stage}_stage_{_size(options)}")
     ending = _train(stage, options, recipe, launch, stop, output, make_hook, at_end)
-    if EXIT_CODES[ending]:
-        sys.exit(EXIT_CODES[ending])
+    if stop.exit_code(ending):
+        sys.exit(stop.exit_code(ending))
 
 
 def _train(
@@ -314,7 +315,7 @@ def _train(
             trainer.progress = progress.update
         ending = trainer.train()
     if launch.leads:
-        trainer.run.end(EXIT_CODES[ending])
+        trainer.run.end(stop.exit_code(ending))
         done = f"{output}: {trainer.state.step} of {steps} steps, {trainer.state.samples} samples"
         if ending == "finished":
             print(f"{done}; try it with")
