@@ -54,6 +54,24 @@ def test_epochs_follow_from_the_recipes_steps(opened, stats):
     assert m4.epochs == pytest.approx(0.2 * stats.samples_seen / m4.admitted)
 
 
+def test_a_run_that_ends_with_its_sources_sees_each_as_often_as_the_epochs_say(
+    recipe_file, tmp_path
+):
+    ends = tmp_path / "ends.yaml"
+    ends.write_text(
+        f"extends: {recipe_file}\n"
+        "data: {mixture: {epochs: 2}}\n"
+        "training: {max_steps: 100000}\n"
+    )
+    stats = mixture_stats(open_mixture(str(ends)))
+    rows = sum(entry.admitted for entry in stats.entries.values())
+    assert stats.samples_seen == 2 * rows
+    for name, entry in stats.entries.items():
+        assert entry.epochs == pytest.approx(2)
+        here = sum(share.samples for share in stats.shares if share.entry == name)
+        assert here == pytest.approx(entry.admitted / rows)
+
+
 def test_tables_name_every_entry_and_modality(recipe_file):
     text = data_stats(recipe_file)
     lines = [line.split() for line in text.splitlines()]

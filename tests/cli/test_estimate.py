@@ -43,6 +43,22 @@ def test_a_run_is_compared_phase_by_phase(tmp_path):
     assert training.split()[-2:] == ["no", "steps"]
 
 
+def test_a_run_that_ends_with_its_sources_is_estimated_to_its_end(tmp_path):
+    entries = "data.mixture={epochs: 2, entries: [{source: own}]}"
+    recipe = load_config(Recipe, *map(find_recipe, RECIPE), overrides=[entries])
+    assert "at most: the run ends when its sources have come 2 times" in describe_estimate(
+        [*RECIPE, entries], gpu="h100"
+    )
+    save_config(recipe, tmp_path / "config.yaml")
+    write_json(component_shapes(recipe.model).to_hf(), tmp_path / "config.json")
+    facts = {"pack": {"tokens": 8192, "tiles": 84}, "packs_per_step": 32}
+    write_json({**facts, "steps_until_sources_end": 70}, _made(tmp_path / "plan"))
+    (tmp_path / "log.jsonl").write_text("", encoding="utf-8")
+    text = describe_estimate([], gpu="h100", run=tmp_path)
+    assert "steps 0-69" in text
+    assert "at most" not in text
+
+
 def _made(folder):
     folder.mkdir()
     return folder / "plan.json"

@@ -2,11 +2,14 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
 from smolvlm2.cli.opened_mixture import open_mixture
 from smolvlm2.errors import ConfigError, DataNotFoundError
+from smolvlm2.model.component_shapes import component_shapes
+from smolvlm2.model.hub import write_json
 
 
 def test_a_recipe_brings_its_mixture_sizes_and_data(recipe_file):
@@ -56,6 +59,19 @@ def test_a_source_alone_is_seen_under_the_recipe_of_the_256m_model(looked_at):
     )
     assert opened.recipe_names == ["model_256m", "train_vision_stage"]
     assert (opened.processor.tile_size, opened.processor.tokens_per_tile) == (384, 64)
+
+
+def test_a_checkpoint_brings_its_tiles_tokens_and_context(looked_at, recipe_file, tmp_path):
+    plain = open_mixture("m4_digits", recipes=[recipe_file])
+    folder = tmp_path / "checkpoint"
+    folder.mkdir()
+    config = component_shapes(plain.recipe.model)
+    config = replace(config, vision=replace(config.vision, image_size=16), scale_factor=2)
+    write_json(config.to_hf(), folder / "config.json")
+    plain.processor.tokenizer.save_pretrained(folder)
+    opened = open_mixture("m4_digits", recipes=[recipe_file], checkpoint=str(folder))
+    assert (opened.processor.tile_size, plain.processor.tile_size) == (16, 32)
+    assert opened.entries[0].tiles.sum() > plain.entries[0].tiles.sum()
 
 
 def test_a_recipe_without_a_model_takes_the_one_beside_it(looked_at):

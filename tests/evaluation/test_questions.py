@@ -60,6 +60,15 @@ def test_several_media_keep_their_order(tmp_path):
     ]
 
 
+def test_media_may_be_named_as_in_rows_for_training(tmp_path):
+    content = [{"type": "image", "path": "first.png"}, {"type": "text", "text": "What?"}]
+    row = {"question_id": "a", "messages": [{"role": "user", "content": content}], "answer": "x"}
+    path = tmp_path / "own.jsonl"
+    path.write_text(json.dumps(row))
+    (question,) = read_questions(path)
+    assert [(m.kind, m.source.path) for m in question.media] == [("image", tmp_path / "first.png")]
+
+
 @pytest.mark.parametrize(
     ("answer", "choices", "letter"),
     [
@@ -165,7 +174,7 @@ def test_one_may_bring_a_benchmark_of_ones_own(tmp_path):
 def test_unknown_benchmarks_are_refused():
     with pytest.raises(ConfigError, match="no benchmark 'wich_digit'; did you mean 'which_digit'"):
         load_benchmark("wich_digit")
-    with pytest.raises(ConfigError, match="no benchmark 'zzz'; known: chartqa, "):
+    with pytest.raises(ConfigError, match=r"no benchmark 'zzz'; known: chartqa, .*, or the path"):
         load_benchmark("zzz")
     with pytest.raises(ConfigError, match="which_digit is on no hub; `smolvlm2 demo-data OUT`"):
         download_plan("which_digit")

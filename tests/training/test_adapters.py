@@ -15,7 +15,9 @@ from smolvlm2.training.adapters import (
     attach_adapters,
     merge_adapters,
 )
+from smolvlm2.training.dry_run import describe
 from smolvlm2.training.freezing import apply_freezing
+from smolvlm2.training.memory import count_trained
 from smolvlm2.training.randomness import PackRandomness
 from smolvlm2.training.recipe import TrainingSettings
 
@@ -41,6 +43,31 @@ def logits(model: SmolVLM) -> torch.Tensor:
     ids = torch.tensor([[1, 5, *visual, 7, 8, 9]])
     with torch.no_grad():
         return model.eval()(ids, tiles).logits
+
+
+@needs_peft
+def test_figures_on_paper_count_what_trains(make_trainer, make_recipe, tmp_path):
+    trainer = make_trainer(tmp_path / "run", *ADAPTERS)
+    config, settings = trainer.model.config, trainer.recipe.training.adapters
+    every, trained = count_trained(config, settings)
+    numbers = {name: p.numel() for name, p in trainer.model.named_parameters()}
+    assert sum(numbers.values()) == every.total
+    for frozen, expected in (
+        (frozenset(), trained.total),
+        (frozenset({"vision_encoder"}), trained.total - trained.vision_encoder),
+    ):
+        apply_freezing(trainer.model, frozen)
+        trains = [p.numel() for p in trainer.model.parameters() if p.requires_grad]
+        assert sum(trains) == expected
+    text = describe(make_recipe(*ADAPTERS))
+    assert f"{trained.text_decoder:,} train" in text
+    assert "adapters: their own activations" in text
+
+
+def test_a_tied_head_is_refused_before_a_run(make_recipe):
+    recipe = make_recipe(*ADAPTERS, "model.tie_word_embeddings=true")
+    with pytest.raises(ConfigError, match="needs a head of its own"):
+        describe(recipe)
 
 
 @needs_peft

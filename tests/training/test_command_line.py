@@ -107,6 +107,10 @@ def test_a_size_that_is_not_the_models_has_no_effect_and_says_so(recipe_file, st
         warning = check_size(options, read_recipe("vision", options))
         assert warning is not None
         assert re.search(r"--model-size 256m has no effect: .* width \d+ \(not 576\)", warning)
+    options = parse_arguments("vision", [*config, *start, "model.connector.ratio=2"])
+    warning = check_size(options, read_recipe("vision", options))
+    assert warning is not None
+    assert "model.connector.ratio=2 has no effect" in warning
     for arguments in (config, ["--model-size", "500m"]):
         options = parse_arguments("vision", arguments)
         assert check_size(options, read_recipe("vision", options)) is None
@@ -182,7 +186,7 @@ def test_a_run_out_of_time_saves_and_ends_with_status_75(recipe_file, tmp_path, 
     with pytest.raises(SystemExit) as ended:
         run_stage("vision", [*arguments, "--stop-after", "0s"])
     assert ended.value.code == 75
-    assert "0 steps, 0 samples of 6; asked to stop. Start it again" in capsys.readouterr().out
+    assert "0 of 6 steps, 0 samples; asked to stop. Start it again" in capsys.readouterr().out
     assert (output / "exit_status").read_text() == "75\n"
     run_stage("vision", [*arguments, "--resume"])
     weights = (output / "model.safetensors").read_bytes()
@@ -263,7 +267,7 @@ def test_a_run_from_the_command_line(recipe_file, tmp_path, straight, capsys):
     assert (output / "model.safetensors").read_bytes() == (
         straight / "model.safetensors"
     ).read_bytes()
-    assert f"{output}: 6 steps" in capsys.readouterr().out
+    assert f"{output}: 6 of 6 steps" in capsys.readouterr().out
     run_stage("vision", [*arguments, "--restart"])
     assert (output / "model.safetensors").read_bytes() == (
         straight / "model.safetensors"
@@ -303,6 +307,14 @@ def test_a_dry_run_over_prepared_data_prints_the_plan(make_recipe, straight):
         assert "cauldron_digits" in text
         assert "packs_per_step               2" in text
         assert "# cost with full packs, 2 a step" in text
+
+
+def test_a_dry_run_ends_with_its_sources(make_recipe):
+    text = describe(make_recipe("data.mixture.epochs=1", "training.max_steps=100000"))
+    end = int(text.split("steps_until_sources_end")[1].split()[0])
+    assert end < 100000
+    assert f"-{end - 1} " in text
+    assert "-99999" not in text
 
 
 def test_a_dry_run_costs_what_the_paper_figures_say(tmp_path):

@@ -189,6 +189,22 @@ def test_too_many_skips_stop_the_run_again_after_a_restart(make_trainer, broken_
     make_trainer(tmp_path / "run", *data, *SKIPPING).train()
 
 
+def test_samples_that_ended_a_run_are_tried_again_when_their_files_are_back(
+    make_trainer, broken_world, tmp_path, log_lines
+):
+    data, broken_id = broken_world
+    settings = ("training.max_skip_fraction=0", "training.max_steps=11")
+    first = make_trainer(tmp_path / "run", *data, *settings)
+    first.checkpointer.save(first.updater, first.state)
+    with pytest.raises(TrainingError, match="they are tried anew"):
+        first.train()
+    assert [skip["sample_id"] for skip in skips_of(tmp_path / "run")] == [broken_id]
+    make_trainer(tmp_path / "run", *settings).train()  # the whole data
+    assert skips_of(tmp_path / "run") == []
+    make_trainer(tmp_path / "whole", *settings).train()
+    assert log_lines(tmp_path / "run") == log_lines(tmp_path / "whole")
+
+
 def test_samples_can_be_left_out_when_a_run_goes_on(make_trainer, tmp_path):
     folder = tmp_path / "run"
     first = make_trainer(folder, "training.max_steps=4")

@@ -47,3 +47,16 @@ def test_time_is_up_on_a_clock_that_only_runs_forward():
 
 def test_a_scheduler_starts_again_only_what_ran_out_of_time():
     assert EXIT_CODES == {"finished": 0, "signal": 0, "time": 75}
+
+
+def test_the_first_interrupt_asks_and_the_second_one_ends(capfd):
+    before = signal.getsignal(signal.SIGINT)
+    stop = StopRequest()
+    with stop:
+        signal.raise_signal(signal.SIGINT)
+        assert stop.pending() == "signal"
+        assert stop.exit_code("signal") == 130
+        assert "saves after this step" in capfd.readouterr().err
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before

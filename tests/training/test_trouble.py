@@ -2,12 +2,14 @@
 
 import errno
 import os
+import pickle
 import resource
 import shutil
 import signal
 
 import pytest
 import torch
+from torch.distributed.checkpoint.api import CheckpointException
 
 from smolvlm2.errors import CheckpointError, ResumeError, TrainingError
 from smolvlm2.training import checkpoints
@@ -55,6 +57,21 @@ def test_a_full_disk_costs_one_checkpoint_and_a_warning(
     weights = (tmp_path / "run" / "model.safetensors").read_bytes()
     assert weights == (straight / "model.safetensors").read_bytes()
     assert log_lines(tmp_path / "run") == log_lines(straight)
+
+
+@pytest.mark.parametrize("told", [False, True])
+def test_a_full_disk_is_named_where_torch_hides_it(told):
+    try:
+        try:
+            raise OSError(28, "No space left on device")
+        except OSError:
+            raise RuntimeError(
+                "[enforce fail at inline_container.cc:672] . unexpected pos"
+            ) from None
+    except RuntimeError as error:
+        sent = pickle.loads(pickle.dumps(error)) if told else error  # by another rank
+    reason = checkpoints._reason(CheckpointException("save", {0: (sent, None)}))
+    assert ("full disk" if told else "No space left on device") in reason
 
 
 def test_a_disk_that_stays_full_ends_the_run_with_the_last_good_checkpoint(

@@ -13,6 +13,9 @@ data_app = typer.Typer(help="Look at prepared data as a whole.", rich_markup_mod
 
 # These commands have the specification's own flags; their modules parse them.
 OWN_ARGUMENTS = {"allow_extra_args": True, "ignore_unknown_options": True}
+StartingPoint = Annotated[
+    str | None, typer.Option(help="What the stage starts from, in place of components.")
+]
 
 
 @commands.command("demo-data")
@@ -86,9 +89,7 @@ def plan(
     gpu_memory: Annotated[
         float | None, typer.Option(min=1, help="GiB of one device, to suggest capacities for.")
     ] = None,
-    checkpoint: Annotated[
-        str | None, typer.Option(help="What the stage starts from, in place of components.")
-    ] = None,
+    checkpoint: StartingPoint = None,
 ) -> None:
     """Plan a recipe's data: packs, steps, shares, waiting; reads no weights and no media."""
     from smolvlm2.cli.plan import describe_plan
@@ -102,7 +103,7 @@ RecipeFiles = Annotated[
 ]
 DataTokenizer = Annotated[
     str | None,
-    typer.Option(help="As in prepare, or a run or checkpoint; default: the recipe's."),
+    typer.Option(help="As in prepare, or a run; default: the checkpoint's or the recipe's."),
 ]
 DataRoot = Annotated[Path | None, typer.Option(help="Data root; default: the recipe's.")]
 
@@ -117,6 +118,7 @@ def inspect(
     seed: Annotated[int, typer.Option(help="Of the draw.")] = 0,
     recipe: RecipeFiles = None,
     tokenizer: DataTokenizer = None,
+    checkpoint: StartingPoint = None,
     data: DataRoot = None,
     resample: Annotated[
         Literal["exact", "fast"], typer.Option(help="How images are resized; fast needs torch.")
@@ -136,6 +138,7 @@ def inspect(
         seed=seed,
         recipes=recipe or (),
         tokenizer=tokenizer,
+        checkpoint=checkpoint,
         data=data,
         resample=resample,
         output=output,
@@ -148,13 +151,23 @@ def data_stats(
     subject: Annotated[str, typer.Argument(help="A mixture, a recipe or a prepared source.")],
     recipe: RecipeFiles = None,
     tokenizer: DataTokenizer = None,
+    checkpoint: StartingPoint = None,
     data: DataRoot = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
     """Shares of samples, tokens, tiles and labels next to the mixture's weights."""
     from smolvlm2.cli.data_stats import data_stats
 
-    print(data_stats(subject, recipes=recipe or (), tokenizer=tokenizer, data=data, as_json=json))
+    print(
+        data_stats(
+            subject,
+            recipes=recipe or (),
+            tokenizer=tokenizer,
+            checkpoint=checkpoint,
+            data=data,
+            as_json=json,
+        )
+    )
 
 
 @data_app.command("contamination")

@@ -71,7 +71,7 @@ class MixtureStats:
     recipe: list[str]
     """Files."""
     samples_seen: int
-    """Samples of all steps of the recipe."""
+    """Samples of all steps of the recipe, as far as its sources do not end before."""
     entries: dict[str, EntryFacts]
     """By name."""
     shares: list[MixtureShare]
@@ -87,6 +87,7 @@ def data_stats(
     *,
     recipes: Sequence[str] = (),
     tokenizer: str | None = None,
+    checkpoint: str | None = None,
     data: Path | None = None,
     as_json: bool = False,
 ) -> str:
@@ -99,7 +100,9 @@ def data_stats(
         ConfigError: No such source or recipe.
         DataNotFoundError: A source is not prepared.
     """
-    opened = open_mixture(subject, recipes=recipes, tokenizer=tokenizer, data=data)
+    opened = open_mixture(
+        subject, recipes=recipes, tokenizer=tokenizer, checkpoint=checkpoint, data=data
+    )
     stats = mixture_stats(opened)
     return json.dumps(stats.to_json(), indent=2) if as_json else stats_text(stats)
 
@@ -111,7 +114,11 @@ def mixture_stats(opened: OpenedMixture) -> MixtureStats:
     run would refuse that mixture.
     """
     training = opened.recipe.training
+    mixture = opened.recipe.data.mixture
+    ends = mixture.epochs if mixture is not None else None
     seen = training.samples_per_step * training.max_steps
+    if ends is not None:
+        seen = min(seen, round(ends * sum(map(len, opened.entries))))
     shares = [share for entry in opened.entries for share in _entry_shares(entry)]
     totals = {name: sum(getattr(share, name) for share in shares) or 1.0 for name in COLUMNS}
     for share in shares:
@@ -128,12 +135,19 @@ def mixture_stats(opened: OpenedMixture) -> MixtureStats:
                 admitted=len(entry),
                 excluded=dict(entry.excluded),
                 cut=entry.cut,
-                epochs=entry.share * seen / len(entry) if len(entry) else None,
+                epochs=_epochs(entry, seen, ends),
             )
             for entry in opened.entries
         },
         shares=shares,
     )
+
+
+def _epochs(entry: OpenedEntry, seen: int, ends: float | None) -> float | None:
+    if not len(entry):
+        return None
+    epochs = entry.share * seen / len(entry)
+    return epochs if ends is None else min(epochs, ends)
 
 
 def _entry_shares(entry: OpenedEntry) -> list[MixtureShare]:

@@ -1,8 +1,10 @@
 """What ``smolvlm2 estimate`` prints: a stage on a named GPU, on paper, and beside a run's log."""
 
 import json
+import math
 import statistics
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,13 @@ from smolvlm2.training.estimate import (
     typical_load,
 )
 from smolvlm2.training.freezing import frozen_parts
-from smolvlm2.training.memory import GIB, Checkpointing, choose_checkpointing, estimate_memory
+from smolvlm2.training.memory import (
+    ADAPTERS_NOTE,
+    GIB,
+    Checkpointing,
+    choose_checkpointing,
+    estimate_memory,
+)
 from smolvlm2.training.model_cost import cost_of
 from smolvlm2.training.recipe import Recipe
 from smolvlm2.training.run_folder import RunFolder
@@ -61,6 +69,7 @@ def describe_estimate(
     config = starting_config(recipe, source)
     device, devices = GPUS[gpu], gpus or recipe.training.reference_devices
     capacity, load, packs, origin = _load(recipe, run)
+    recipe, unknown_end = _until_sources_end(recipe, run)
     lines = [
         f"{device.name}: {device.bandwidth} TB/s, {device.matmul} TFLOP/s matmul, {device.peak} on "
         f"paper ({device.source})",
@@ -94,15 +103,34 @@ def describe_estimate(
             f"{name:24} {1000 * found.pack_seconds:10.0f} {found.step_seconds:9.2f} "
             f"{found.mfu_peak:6.1%} {found.mfu_ceiling:11.1%} {spent:10.1f}"
         )
-    folder = checkpoint_bytes(config, vision_trains=trains) / 1e9
+    adapters = recipe.training.adapters
+    folder = checkpoint_bytes(config, vision_trains=trains, adapters=adapters) / 1e9
     lines += [
         f"in all {hours:.0f} GPU-hours on {devices} devices, {hours / devices:.1f} hours",
+        *unknown_end,
+        *(() if adapters is None else (ADAPTERS_NOTE,)),
         f"disk: {folder:.1f} GB a checkpoint, {folder * (recipe.checkpoint.keep + 1):.1f} GB with "
         f"{recipe.checkpoint.keep} kept and one being written",
     ]
     if run is not None:
         lines += ["", *_beside(run, estimates)]
     return "\n".join(lines)
+
+
+def _until_sources_end(recipe: Recipe, run: Path | None) -> tuple[Recipe, list[str]]:
+    """The recipe with the steps that a run counted, and a line where nobody counted them."""
+    mixture = recipe.data.mixture
+    if mixture is None or mixture.epochs is None:
+        return recipe, []
+    path = run / "plan" / "plan.json" if run is not None else None
+    if path is not None and path.is_file():
+        facts = json.loads(path.read_text(encoding="utf-8"))
+        steps = min(recipe.training.max_steps, facts.get("steps_until_sources_end") or math.inf)
+        return replace(recipe, training=replace(recipe.training, max_steps=int(steps))), []
+    return recipe, [
+        f"at most: the run ends when its sources have come {mixture.epochs:g} times; "
+        "`smolvlm2 plan` counts the steps, give them here as training.max_steps=N"
+    ]
 
 
 def _load(recipe: Recipe, run: Path | None) -> tuple[Capacity, PackLoad, int, str]:

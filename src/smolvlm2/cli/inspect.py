@@ -28,6 +28,7 @@ def inspect(
     seed: int = 0,
     recipes: Sequence[str] = (),
     tokenizer: str | None = None,
+    checkpoint: str | None = None,
     data: Path | None = None,
     resample: Literal["exact", "fast"] = "exact",
     output: Path | None = None,
@@ -42,6 +43,7 @@ def inspect(
         seed: Of the draw.
         recipes: As ``open_mixture``.
         tokenizer: As ``open_mixture``.
+        checkpoint: As ``open_mixture``.
         data: As ``open_mixture``.
         resample: As ``open_mixture``.
         output: The page; default: ``runs/inspect/NAME.html``.
@@ -55,7 +57,12 @@ def inspect(
         DataError: No such sample.
     """
     opened = open_mixture(
-        subject, recipes=recipes, tokenizer=tokenizer, data=data, resample=resample
+        subject,
+        recipes=recipes,
+        tokenizer=tokenizer,
+        checkpoint=checkpoint,
+        data=data,
+        resample=resample,
     )
     rows = find_rows(opened, sample_ids) if sample_ids else draw_rows(opened, count, seed)
     samples = [inspect_row(opened, entry, row) for entry, row in rows]

@@ -14,11 +14,11 @@ from smolvlm2.data.manifest import MANIFEST_FILE, Manifest
 from smolvlm2.data.mixture import MixtureEntry, MixtureSettings, check_overlap, match_subsets
 from smolvlm2.errors import ConfigError
 from smolvlm2.loading.sample_table import admit, open_sources, sample_shares
-from smolvlm2.model.component_shapes import component_shapes
 from smolvlm2.plan.samples import SourceTable
 from smolvlm2.processing.processor import Processor
 from smolvlm2.training.planning import data_root
 from smolvlm2.training.recipe import Recipe, with_model
+from smolvlm2.training.starting_point import starting_config
 
 DEFAULT_RECIPE = ("model_256m", "train_vision_stage")
 """What decides sizes and limits when a source or a bare mixture is named."""
@@ -105,6 +105,7 @@ def open_mixture(
     *,
     recipes: Sequence[str] = (),
     tokenizer: str | None = None,
+    checkpoint: str | None = None,
     data: Path | None = None,
     resample: Literal["exact", "fast"] = "exact",
 ) -> OpenedMixture:
@@ -115,7 +116,9 @@ def open_mixture(
             recipe with one.
         recipes: Recipes by name or file; default: the subject where it is one, else the vision
             stage of the 256M model.
-        tokenizer: Folder or hub id; default: the recipe's text decoder.
+        tokenizer: Folder or hub id; default: the checkpoint's, else the recipe's text decoder's.
+        checkpoint: What the stage starts from; its tiles, tokens and context count then, not those
+            of the recipe's components.
         data: Data root; default: the recipe's.
         resample: ``fast`` needs torch; sizes and tokens are the same for both.
 
@@ -135,16 +138,17 @@ def open_mixture(
     root = data or data_root(recipe)
     source = subject.partition(":")[0]
     if (root / "prepared" / source / MANIFEST_FILE).is_file():
-        mixture = MixtureSettings(entries=[_entry(subject)])
+        whole = recipe.data.mixture
+        mixture = MixtureSettings(entries=[_entry(subject)], epochs=whole.epochs if whole else None)
     elif own is not None:
         mixture = _read_mixture(own)
     else:
         raise ConfigError(_nothing_found(subject, root))
     recipe.data.mixture = mixture
-    config = component_shapes(recipe.model)
+    config = starting_config(recipe, checkpoint)
     processor = Processor.for_model(
         config,
-        read_tokenizer(tokenizer or recipe.model.text_decoder.name),
+        read_tokenizer(tokenizer or checkpoint or recipe.model.text_decoder.name),
         image=replace(recipe.image, resample=resample),
         video=recipe.video,
     )
@@ -178,9 +182,24 @@ def _open_entries(
     return [
         _opened(entry, weight, share, sources[entry.source], table, edges)
         for entry, weight, share, table in zip(
-            mixture.entries, mixture.shares, sample_shares(mixture, tables), tables, strict=True
+            mixture.entries,
+            mixture.shares,
+            _seen_shares(recipe, mixture, tables),
+            tables,
+            strict=True,
         )
     ]
+
+
+def _seen_shares(
+    recipe: Recipe, mixture: MixtureSettings, tables: list[SourceTable]
+) -> list[float]:
+    """Shares of all samples: by the weights, but where all sources end by their sizes."""
+    training, rows = recipe.training, sum(map(len, tables))
+    asked = training.samples_per_step * training.max_steps
+    if mixture.epochs is not None and 0 < mixture.epochs * rows <= asked:
+        return [len(table) / rows for table in tables]
+    return sample_shares(mixture, tables)
 
 
 def _opened(

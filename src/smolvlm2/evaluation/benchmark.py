@@ -214,7 +214,11 @@ def load_benchmark(name: str) -> Benchmark:
             if name.lower() in benchmark.aliases:
                 return benchmark
     close = get_close_matches(wanted, known, n=1)
-    hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
+    hint = (
+        f"did you mean {close[0]!r}?"
+        if close
+        else f"known: {', '.join(known)}, or the path of a YAML"
+    )
     raise ConfigError(f"no benchmark {name!r}; {hint}")
 
 

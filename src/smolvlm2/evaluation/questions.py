@@ -128,8 +128,11 @@ def _parse(line: str, where: str, folder: Path) -> Question:
     try:
         content = [turn["content"] for turn in row["messages"]]
         items = [item for items in content if not isinstance(items, str) for item in items]
-        kinds = [item["type"] for item in items if item["type"] != "text"]
-        paths = [folder / name for name in row.get("media", ())]
+        shown = [item for item in items if item["type"] != "text"]
+        kinds = [item["type"] for item in shown]
+        # As rows for training name them, beside the medium, or in one list.
+        named = row["media"] if "media" in row else [i["path"] for i in shown if "path" in i]
+        paths = [folder / name for name in named]
         answers = row["answer"] if isinstance(row["answer"], list) else [row["answer"]]
         references = tuple(str(answer) for answer in answers if answer is not None)
         choices = tuple(map(str, row.get("choices") or ()))

@@ -229,10 +229,17 @@ def _not_written(partial: Path, reason: str) -> CheckpointError:
 
 def _reason(error: BaseException) -> str:
     """The first failure behind a collective one."""
+    first: BaseException | None = error
     if isinstance(error, CheckpointException) and error.failures:
         inner = next(iter(error.failures.values()))
-        return str(inner[0] if isinstance(inner, tuple) else inner)
-    return str(error)
+        first = inner[0] if isinstance(inner, tuple) else inner
+    said = str(first)
+    # Torch's writer stumbles over its own position after the system's error, and hides it.
+    while first is not None and not isinstance(first, OSError):
+        first = first.__context__
+    if first is None and "inline_container" in said:  # it came from another rank, without its cause
+        return f"{said}: what torch says of a full disk"
+    return said if first is None else str(first)
 
 
 def read_state(folder: Path) -> TrainingState:

@@ -15,7 +15,7 @@ from smolvlm2.errors import ConfigError, SmolVLMError
 from smolvlm2.training.launch import Launch, let_threads_sleep, read_launch
 from smolvlm2.training.passed_over import parse_range
 from smolvlm2.training.recipe import Recipe, TrainingSettings, with_model
-from smolvlm2.training.signals import EXIT_CODES, Ending, StopRequest, parse_duration
+from smolvlm2.training.signals import Ending, StopRequest, parse_duration
 
 if TYPE_CHECKING:
     from smolvlm2.training.checkups import MakeHook
@@ -159,11 +159,17 @@ def _size(options: argparse.Namespace) -> str:
 
 
 def check_size(options: argparse.Namespace, recipe: Recipe) -> str | None:
-    """A warning where ``--model-size`` names another model than a stage starts from.
+    """A warning where a size is asked for that the stage's starting point does not have.
 
     Raises:
         CheckpointNotFoundError: Nothing to start from; told before torch is loaded.
     """
+    ignored = [override for override in options.overrides if override.startswith("model.")]
+    if ignored and options.checkpoint is not None:
+        return (
+            f"{', '.join(ignored)} has no effect: the model's settings are those of "
+            f"{options.checkpoint}, which the stage starts from"
+        )
     if options.model_size is None:
         return None
     from smolvlm2.model.component_shapes import component_shapes
@@ -179,6 +185,11 @@ def check_size(options: argparse.Namespace, recipe: Recipe) -> str | None:
         return None
     start = options.checkpoint or "the recipe"
     return f"--model-size {options.model_size} has no effect: {start} has {', '.join(other)}"
+
+
+def _warn(warning: str | None) -> None:
+    if warning is not None:
+        logger.warning(warning)
 
 
 def _flag_overrides(options: argparse.Namespace) -> list[str]:
@@ -225,7 +236,8 @@ def run_stage(
         at_end: Called on rank 0 with the run folder when training has ended in order.
 
     Raises:
-        SystemExit: With 75, when the time of ``--stop-after`` is over before the run is.
+        SystemExit: With 75, when the time of ``--stop-after`` is over before the run is; with 130
+            after Ctrl-C.
     """
     let_threads_sleep(os.environ)
     options = parse_arguments(stage, arguments)
@@ -239,6 +251,7 @@ def run_stage(
 
         if launch.leads:
             print(describe(recipe, options.checkpoint))
+            _warn(check_size(options, recipe))
         if options.dry_run == "step":
             from smolvlm2.training.dry_step import dry_step
 
@@ -266,11 +279,10 @@ def run_stage(
         output = options.output_dir or default_folder(
             recipe, options.checkpoint, options.model_size
         )
-    if warning is not None:
-        logger.warning(warning)
+    _warn(warning)
     ending = _train(stage, options, recipe, launch, stop, Path(output), make_hook, at_end)
-    if EXIT_CODES[ending]:
-        sys.exit(EXIT_CODES[ending])
+    if stop.exit_code(ending):
+        sys.exit(stop.exit_code(ending))
 
 
 def _train(
@@ -307,14 +319,14 @@ def _train(
             trainer.progress = progress.update
         ending = trainer.train()
     if launch.leads:
-        trainer.run.end(EXIT_CODES[ending])
-        print(f"{output}: {trainer.state.step} steps, {trainer.state.samples} samples", end="")
+        trainer.run.end(stop.exit_code(ending))
+        done = f"{output}: {trainer.state.step} of {steps} steps, {trainer.state.samples} samples"
         if ending == "finished":
-            print("; try it with")
+            print(f"{done}; try it with")
             print(f"  smolvlm2 generate {output} --image PHOTO --prompt 'What is this?'")
         else:
             why = f"received {stop.signal}" if stop.signal else "asked to stop"
-            print(f" of {steps}; {why}. Start it again to go on")
+            print(f"{done}; {why}. Start it again to go on")
         if at_end is not None:
             at_end(output)
     # Launchers end all processes with the first that does not end with 0, as out of time none does.
@@ -373,8 +385,8 @@ def exit_on_error(command: Callable[[], None]) -> None:
     except KeyboardInterrupt:
         if leads:
             print(
-                "interrupted: started again, a run goes on from its last checkpoint (SIGTERM saves "
-                "one before it ends)",
+                "interrupted: started again, a run goes on from its last checkpoint (a single "
+                "Ctrl-C saves one before it ends)",
                 file=sys.stderr,
             )
         _leave_with(130)

@@ -1,6 +1,7 @@
 """What a run would do, printed before it is started; reads neither weights nor media."""
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 
 from smolvlm2.config import to_yaml
@@ -10,7 +11,13 @@ from smolvlm2.plan.packs import Capacity
 from smolvlm2.processing.processor import Processor
 from smolvlm2.training.estimate import typical_load
 from smolvlm2.training.freezing import frozen_parts
-from smolvlm2.training.memory import GIB, Parameters, count_parameters, estimate_memory
+from smolvlm2.training.memory import (
+    ADAPTERS_NOTE,
+    GIB,
+    Parameters,
+    count_trained,
+    estimate_memory,
+)
 from smolvlm2.training.model_cost import cost_of
 from smolvlm2.training.planning import plan_data, prepared_folder
 from smolvlm2.training.recipe import Recipe
@@ -29,15 +36,19 @@ def describe(recipe: Recipe, checkpoint: str | Path | None = None) -> str:
         checkpoint: What the stage would start from; None: the recipe's components.
     """
     config = starting_config(recipe, checkpoint)
-    counts = count_parameters(config)
-    capacity, packs, plan_lines = _plan(recipe, checkpoint, config)
+    counts, trained = count_trained(config, recipe.training.adapters)
+    capacity, packs, ends, plan_lines = _plan(recipe, checkpoint, config)
+    written = to_yaml(recipe).rstrip()
+    if ends is not None and ends < recipe.training.max_steps:
+        # As a run does: rates and phases follow the steps that there are.
+        recipe = replace(recipe, training=replace(recipe.training, max_steps=ends))
     frozen_by_phase = {
         name: frozen_parts(first, recipe.training) for name, first, _ in phases(recipe)
     }
-    lines = ["# merged recipe", to_yaml(recipe).rstrip(), "", "# derived"]
+    lines = ["# merged recipe", written, "", "# derived"]
     lines += [f"{name:28} {value}" for name, value in _derived(recipe, config).items()]
     lines += ["", "# plan", *plan_lines, "", "# parameters"]
-    lines += _parameter_table(counts, frozen_by_phase)
+    lines += _parameter_table(counts, trained, frozen_by_phase)
     lines += ["", "# memory on one device, GiB, estimated from shapes (unsharded)"]
     lines.append(f"{'phase':28} {'states':>10} {'activations':>12} {'total':>8}")
     for name, frozen in frozen_by_phase.items():
@@ -52,6 +63,8 @@ def describe(recipe: Recipe, checkpoint: str | Path | None = None) -> str:
             f"{name:28} {estimate.states / GIB:10.2f} {estimate.activations / GIB:12.2f} "
             f"{estimate.total / GIB:8.2f}"
         )
+    if recipe.training.adapters is not None:
+        lines.append(ADAPTERS_NOTE)
     return "\n".join([*lines, "", *_cost(recipe, config, capacity, packs)])
 
 
@@ -107,18 +120,24 @@ def planned_capacity(
     recipe: Recipe, checkpoint: str | Path | None, config: SmolVLMConfig
 ) -> tuple[Capacity, str]:
     """Capacity of a pack, and whether it comes from the plan or is assumed."""
-    capacity, _, lines = _plan(recipe, checkpoint, config)
+    capacity, _, _, lines = _plan(recipe, checkpoint, config)
     assumed = lines[0].startswith(("data not prepared", "no plan"))
     return capacity, "assumed, no plan" if assumed else "as planned"
 
 
-def _parameter_table(counts: Parameters, by_phase: dict[str, frozenset[str]]) -> list[str]:
+def _parameter_table(
+    counts: Parameters, trained: Parameters, by_phase: dict[str, frozenset[str]]
+) -> list[str]:
     lines = [f"{'part':16} {'parameters':>13}  " + "  ".join(f"{name:>20}" for name in by_phase)]
     for part, number in vars(counts).items():
-        states = ("frozen" if part in frozen else "trainable" for frozen in by_phase.values())
+        # With adapters a part trains in part.
+        some = getattr(trained, part)
+        trains = "trainable" if some == number else f"{some:,} train"
+        states = ("frozen" if part in frozen else trains for frozen in by_phase.values())
         lines.append(f"{part:16} {number:13,}  " + "  ".join(f"{state:>20}" for state in states))
     trainable = (
-        counts.total - sum(getattr(counts, part) for part in frozen) for frozen in by_phase.values()
+        trained.total - sum(getattr(trained, part) for part in frozen)
+        for frozen in by_phase.values()
     )
     lines.append(f"{'total':16} {counts.total:13,}  " + "  ".join(f"{n:20,}" for n in trainable))
     return lines
@@ -126,8 +145,9 @@ def _parameter_table(counts: Parameters, by_phase: dict[str, frozenset[str]]) ->
 
 def _plan(
     recipe: Recipe, checkpoint: str | Path | None, config: SmolVLMConfig
-) -> tuple[Capacity, float, list[str]]:
-    """Capacity, packs a step and the plan's numbers; without data assumptions that say so."""
+) -> tuple[Capacity, float, int | None, list[str]]:
+    """Capacity, packs a step, the step at which sources end, and the plan's numbers; without
+    data assumptions that say so."""
     try:
         prepared_folder(recipe)  # before a tokenizer is looked for on the hub
         tokenizer = starting_tokenizer(recipe, checkpoint)
@@ -146,6 +166,7 @@ def _plan(
         return (
             capacity,
             recipe.training.samples_per_step / batch,
+            None,
             [
                 f"{reason}: {error}",
                 f"assumed: {TYPICAL_TOKENS} tokens and {TYPICAL_TILES} tiles a sample on average, "
@@ -158,4 +179,4 @@ def _plan(
             f"{name:40} {source['samples']:9,} samples  share {source['share']:.3f}  "
             f"epochs {source['epochs']:.2f}" + (" (above 4)" if source["epochs"] > 4 else "")
         )
-    return data.plan.capacity, data.plan.packs_per_step, lines
+    return data.plan.capacity, data.plan.packs_per_step, data.steps, lines

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from smolvlm2.model.config import SmolVLMConfig
 from smolvlm2.plan.cost import CostModel
 from smolvlm2.plan.packs import Capacity
-from smolvlm2.training.memory import Checkpointing, count_parameters
+from smolvlm2.training.adapters import AdapterSettings
+from smolvlm2.training.memory import Checkpointing, count_parameters, count_trained
 
 FORWARD_GEMM, BACKWARD_GEMM, DECODER_GEMM = 0.80, 0.75, 0.57
 """Of the matmul ceiling that products reach: the encoder's in both passes, the narrower decoder's
@@ -189,11 +190,13 @@ def estimate_step(
     )
 
 
-def checkpoint_bytes(config: SmolVLMConfig, *, vision_trains: bool) -> int:
+def checkpoint_bytes(
+    config: SmolVLMConfig, *, vision_trains: bool, adapters: AdapterSettings | None = None
+) -> int:
     """Of one step folder: fp32 weights, and two moments of what trains."""
-    counts = count_parameters(config)
-    trained = counts.total - (0 if vision_trains else counts.vision_encoder)
-    return 4 * counts.total + 8 * trained
+    counts, trained = count_trained(config, adapters)
+    moments = trained.total - (0 if vision_trains else trained.vision_encoder)
+    return 4 * counts.total + 8 * moments
 
 
 def typical_load(capacity: Capacity, *, fill: float = 0.98) -> PackLoad:

@@ -377,11 +377,13 @@ class Trainer:
         self.state.skipped += len(skips)
         limit = self.recipe.training.max_skip_fraction
         if self.state.skipped > limit * max(self.state.samples, SKIP_BASIS):
+            self.log.mark_fatal_skips()
             raise shared(
                 TrainingError(
                     f"{self.state.skipped} of {self.state.samples} samples could not be read, "
                     f"more than training.max_skip_fraction={limit} allows (see "
-                    f"{self.run.skips.path}); prepare the data again, or raise the limit"
+                    f"{self.run.skips.path}); bring the files back, or prepare them again, and "
+                    f"start again: they are tried anew. Or raise the limit"
                 )
             )
 

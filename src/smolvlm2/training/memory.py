@@ -10,12 +10,14 @@ from typing import Literal
 from smolvlm2.loading.micro_batch import CHUNK
 from smolvlm2.model.config import SmolVLMConfig
 from smolvlm2.plan.packs import Capacity
+from smolvlm2.training.adapters import AdapterSettings
 from smolvlm2.training.training_settings import TrainingSettings
 
 Checkpointing = Literal["none", "encoder", "all"]
 """Blocks whose activations are recomputed."""
 
 GIB = 2**30
+ADAPTERS_NOTE = "adapters: their own activations and products are in no figure of time and memory"
 LOSS_CHUNK_COPIES = 3
 """fp32 tensors of one chunk's logits at the same time: log-softmax and two gradients."""
 
@@ -56,6 +58,48 @@ def count_parameters(config: SmolVLMConfig) -> Parameters:
         text_decoder=embedding + text.num_hidden_layers * layer + w,
         lm_head=0 if config.tie_word_embeddings else embedding,
     )
+
+
+def count_trained(
+    config: SmolVLMConfig, adapters: AdapterSettings | None
+) -> tuple[Parameters, Parameters]:
+    """All parameters by part, adapters included, and those that train where no part is frozen."""
+    counts = count_parameters(config)
+    if adapters is None:
+        return counts, counts
+    vision, text = config.vision, config.text
+    d, f, w = vision.hidden_size, vision.intermediate_size, text.hidden_size
+    queries, keys = (
+        text.num_attention_heads * text.head_dim,
+        text.num_key_value_heads * text.head_dim,
+    )
+    encoder = [(d, d)] * 4 + [(d, f), (f, d)]
+    decoder = [(w, queries), (queries, w)] + [(w, keys)] * 2
+    decoder += [(w, text.intermediate_size)] * 2 + [(text.intermediate_size, w)]
+
+    def added(layers: list[tuple[int, int]]) -> int:
+        # Two matrices, and a magnitude for each output.
+        return sum(adapters.rank * (inner + outer) + outer for inner, outer in layers)
+
+    def kept(layers: list[tuple[int, int]], *, bias: bool) -> int:
+        return sum(inner * outer + bias * outer for inner, outer in layers)
+
+    new = Parameters(
+        vision_encoder=vision.num_hidden_layers * added(encoder),
+        connector=0,
+        text_decoder=text.num_hidden_layers * added(decoder),
+        lm_head=added([(w, text.vocab_size)]),
+    )
+    stay = Parameters(
+        vision_encoder=vision.num_hidden_layers * kept(encoder, bias=True),
+        connector=0,
+        text_decoder=text.num_hidden_layers * kept(decoder, bias=False),
+        lm_head=counts.lm_head,
+    )
+    parts = vars(counts)
+    everything = {part: number + getattr(new, part) for part, number in parts.items()}
+    trained = {part: number - getattr(stay, part) for part, number in everything.items()}
+    return Parameters(**everything), Parameters(**trained)
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -135,8 +179,8 @@ def estimate_memory(
     if checkpointing is None:
         asked = training.checkpointing
         checkpointing = "none" if asked == "auto" else asked
-    counts = count_parameters(config)
-    trainable = counts.total - (0 if vision_trains else counts.vision_encoder)
+    counts, trained = count_trained(config, training.adapters)
+    trainable = trained.total - (0 if vision_trains else trained.vision_encoder)
     states = 4 * counts.total + 12 * trainable + (2 * counts.total if training.bf16 else 0)
     width = 2 if training.bf16 else 4
     kept, forward, backward = _encoder(

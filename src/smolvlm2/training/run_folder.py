@@ -28,6 +28,8 @@ from smolvlm2.model.hub import LATEST
 from smolvlm2.training.recipe import Recipe
 
 During = Literal["training", "validation"]
+NOT_OF_SKIPS = ("step", "during", "too_many")
+"""Keys that a line of `skips.jsonl` has beside those of a skip."""
 FREE_KEYS = (
     "data.root",
     "data.workers",
@@ -99,10 +101,25 @@ class RunFolder:
     def known_skips(self, during: During = "training") -> list[Skip]:
         """Samples that could not be read so far."""
         return [
-            Skip(**{key: value for key, value in line.items() if key not in ("step", "during")})
+            Skip(**{key: value for key, value in line.items() if key not in NOT_OF_SKIPS})
             for line in self.skips
             if line.get("during", "training") == during
         ]
+
+    def mark_fatal_skips(self) -> None:
+        """Say in the last skip that the run ends because there are too many."""
+        lines = list(self.skips)
+        self.skips.replace([*lines[:-1], *(line | {"too_many": True} for line in lines[-1:])])
+
+    def forget_fatal_skips(self, step: int) -> None:
+        """Drop the skips from ``step`` on, where they were too many and ended the run.
+
+        A run repeats its skips, so that it ends as if it had never stopped. After these it would
+        only stop again, whatever was repaired.
+        """
+        lines = list(self.skips)
+        if lines and lines[-1].get("too_many"):
+            self.skips.cut(step)
 
     def steps(self) -> list[Path]:
         """Complete step folders, oldest first."""
@@ -149,8 +166,9 @@ class RunFolder:
             foreign = [name for name in WRITTEN if os.path.lexists(self.root / name)]
             if foreign:
                 raise ResumeError(
-                    f"{self.root}: holds {foreign[0]} but is not the folder of a run, and is left "
-                    f"as it is; choose another --output-dir"
+                    f"{self.root}: holds {foreign[0]} but is not the folder of a run (no "
+                    f"config.yaml), and is left as it is; restore that, or choose another "
+                    f"--output-dir"
                 )
             return False
         if restart:

@@ -35,6 +35,7 @@ class RunLog:
         self._sent = max(steps, default=None)
         self.run.log.cut(step)
         self.run.skips.mend()
+        self.run.forget_fatal_skips(step)
 
     @contextmanager
     def writing(self, recipe: Recipe, step: int) -> Iterator[None]:
@@ -68,6 +69,10 @@ class RunLog:
                 f"space, or make it writable, and start again: the run goes on from its last "
                 f"checkpoint"
             )
+
+    def mark_fatal_skips(self) -> None:
+        """See `RunFolder.mark_fatal_skips`."""
+        self.write(self.run.mark_fatal_skips)
 
     def record_skips(
         self,

@@ -3,6 +3,7 @@
 Handlers only note that they were called. The loop asks between two steps, saves and ends.
 """
 
+import os
 import re
 import signal
 import threading
@@ -37,7 +38,8 @@ def parse_duration(text: str) -> float:
 
 
 class StopRequest:
-    """Whether this process was asked to stop; a context that listens to SIGTERM and SIGUSR1.
+    """Whether this process was asked to stop; a context that listens to SIGTERM, SIGUSR1 and the
+    first Ctrl-C. The second one interrupts as ever.
 
     Args:
         seconds: Time after which to stop, from now; None: no limit.
@@ -54,6 +56,10 @@ class StopRequest:
         self.signal: str | None = None
         """Name of the signal received."""
 
+    def exit_code(self, ending: Ending) -> int:
+        """Status of a process whose run ended so; 130 by Ctrl-C, so that a script ends with it."""
+        return 130 if ending == "signal" and self.signal == "SIGINT" else EXIT_CODES[ending]
+
     def pending(self) -> Ending | None:
         """Why to stop now; a signal goes before the time."""
         if self.signal is not None:
@@ -66,7 +72,7 @@ class StopRequest:
         self._depth += 1
         # Python delivers signals to the main thread only; elsewhere the caller's own rule holds.
         if self._depth == 1 and threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGUSR1):
+            for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
                 self._before[number] = signal.signal(number, self._note)
         return self
 
@@ -84,4 +90,9 @@ class StopRequest:
         self._before.clear()
 
     def _note(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT:
+            if self.signal == "SIGINT":
+                signal.default_int_handler(number, frame)
+            # Not by a logger: the signal may have come while one held its lock.
+            os.write(2, b"\nstops and saves after this step; Ctrl-C again: at once, unsaved\n")
         self.signal = signal.Signals(number).name

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from smolvlm2.errors import ConfigError
 from smolvlm2.model.component_shapes import component_shapes
 from smolvlm2.model.config import SmolVLMConfig
 from smolvlm2.model.hub import resolve_checkpoint
@@ -10,10 +11,21 @@ from smolvlm2.training.recipe import Recipe
 
 
 def starting_config(recipe: Recipe, checkpoint: str | Path | None) -> SmolVLMConfig:
-    """Shapes of the model that a stage starts from; reads no weights."""
+    """Shapes of the model that a stage starts from; reads no weights.
+
+    Raises:
+        ConfigError: It cannot have the adapters that the recipe asks for.
+    """
     if checkpoint is None:
-        return component_shapes(recipe.model)
-    return SmolVLMConfig.from_folder(resolve_checkpoint(checkpoint, patterns=("*.json",)))
+        config = component_shapes(recipe.model)
+    else:
+        config = SmolVLMConfig.from_folder(resolve_checkpoint(checkpoint, patterns=("*.json",)))
+    if recipe.training.adapters is not None and config.tie_word_embeddings:
+        raise ConfigError(
+            "training.adapters needs a head of its own, but the model's is tied to the embedding "
+            "(tie_word_embeddings)"
+        )
+    return config
 
 
 def default_folder(recipe: Recipe, checkpoint: str | Path | None, size: str | None) -> str:

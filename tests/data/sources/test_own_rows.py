@@ -84,6 +84,10 @@ def test_items_without_names_take_the_listed_files():
             },
             "1 items of the messages name a file and 1 do not",
         ),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image", "url": "a.png"}]}]},
+            "1 items of the messages name no file; expected 'path' in each",
+        ),
         ({"messages": [ANSWER], "images": [3]}, r"media are \[3\]; expected paths"),
     ],
 )

@@ -155,6 +155,12 @@ def _conversation(
             f"{len(named)} items of the messages name a file and {unnamed} do not; name all of "
             "them, or none and list the files under 'images' and 'videos'",
         )
+    if unnamed and not any(row.get(key) for kind in KINDS for key in (kind, f"{kind}s")):
+        raise LeftOutError(
+            "unreadable_record",
+            f"{unnamed} items of the messages name no file; expected 'path' in each, or the files "
+            "under 'images' and 'videos' of the row",
+        )
     return turns, named or None, tuple(marks.values())
 
 
