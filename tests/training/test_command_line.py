@@ -12,13 +12,12 @@ from smolvlm2.model.component_shapes import component_shapes
 from smolvlm2.model.hub import write_json
 from smolvlm2.training.command_line import (
     check_size,
-    exit_on_error,
     parse_arguments,
     read_recipe,
     run_stage,
 )
-from smolvlm2.training.distributed import shared
 from smolvlm2.training.dry_run import describe, phases
+from smolvlm2.training.leaving import exit_on_error
 from smolvlm2.training.starting_point import default_folder
 from smolvlm2.training.train_video import main as train_video
 
@@ -200,18 +199,6 @@ def test_an_error_is_one_line_and_status_2(monkeypatch, capsys):
         train_video()
     assert exit_.value.code == 2
     assert capsys.readouterr().err.startswith("error: the video stage starts from")
-    with pytest.raises(ZeroDivisionError):
-        exit_on_error(lambda: 1 / 0)
-
-
-def test_ctrl_c_is_one_line_and_status_130(capsys):
-    def interrupted() -> None:
-        raise KeyboardInterrupt
-
-    with pytest.raises(SystemExit) as exit_:
-        exit_on_error(interrupted)
-    assert exit_.value.code == 130
-    assert capsys.readouterr().err.startswith("interrupted: started again, a run goes on")
 
 
 def test_missing_data_are_told_before_anything_is_looked_for_on_the_hub(tmp_path):
@@ -336,16 +323,3 @@ def test_a_dry_run_costs_what_the_paper_figures_say(tmp_path):
 def test_a_phase_without_steps_is_not_listed(make_recipe, start):
     recipe = make_recipe(f"training.unfreeze_vision_after_steps={start}")
     assert phases(recipe) == [("steps 0-5", 0, 6)]
-
-
-@pytest.mark.parametrize("variable", ["RANK", "SLURM_PROCID"])
-def test_what_all_ranks_found_out_is_said_by_rank_0_alone(monkeypatch, capsys, variable):
-    def fail():
-        raise shared(ConfigError("fewer data than ranks"))
-
-    monkeypatch.delenv("RANK", raising=False)
-    for rank in ("0", "7"):
-        monkeypatch.setenv(variable, rank)
-        with pytest.raises(SystemExit):
-            exit_on_error(fail)
-        assert bool(capsys.readouterr().err) is (rank == "0")

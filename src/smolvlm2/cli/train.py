@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from smolvlm2.errors import SmolVLMError
-from smolvlm2.training.command_line import Stage, exit_on_error, run_stage
+from smolvlm2.training.command_line import Stage, run_stage
+from smolvlm2.training.leaving import exit_on_error
 
 if TYPE_CHECKING:
     from smolvlm2.processing.processor import Processor
