@@ -21,6 +21,7 @@ def line_of(step: int, **more) -> dict:
         "step": step,
         "loss": 4 / (step + 1),
         "learning_rate": 1e-4,
+        "connector_learning_rate": 2e-4,
         "vision_learning_rate": 0.0,
         "gradient_norm": 1.0,
         "samples": 8,

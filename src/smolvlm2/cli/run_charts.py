@@ -8,6 +8,7 @@ from smolvlm2.cli.report_chart import Series, line_chart
 from smolvlm2.cli.run_history import History
 
 PARTS = ("load", "vision", "text", "optimizer", "wait")
+RATES = ("learning_rate", "connector_learning_rate", "vision_learning_rate")
 COLOURS = 6
 """Of curves that share a chart; more go around."""
 STYLE = (
@@ -47,7 +48,7 @@ def charts(history: History, *, mark: int | None) -> str:
         _figure(history, "Loss by modality", by_modality, unit="nats a token", mark=mark),
         _figure(history, "Held-out loss", held_out, unit="nats a token", mark=mark),
         _figure(history, "Evaluation", scores, unit="share right"),
-        _figure(history, "Learning rates", ("learning_rate", "vision_learning_rate"), unit=""),
+        _figure(history, "Learning rates", RATES, unit=""),
         _figure(history, "Gradient norm", ("gradient_norm",), unit="before clipping", mark=mark),
         _figure(history, "Time of a step", [f"{part}_seconds" for part in PARTS], unit="s"),
         _figure(history, "Tokens a second", ("tokens_per_second",), unit="", mark=mark),

@@ -8,7 +8,7 @@ from typing import Literal
 
 from smolvlm2.config import load_config
 from smolvlm2.errors import ConfigError
-from smolvlm2.evaluation.rules import RULES
+from smolvlm2.evaluation.rules import find_rule
 
 FOLDER = Path(__file__).parent / "benchmarks"
 PromptStyle = Literal["native", "vlmevalkit", "lmms"]
@@ -143,7 +143,7 @@ class Benchmark:
     prompt_suffix: str = ""
     """Text added to the last user turn of a question's own messages, after a line break."""
     rule: str = "exact_match"
-    """Id in ``rules.RULES`` that makes the headline."""
+    """Id in ``rules.RULES`` that makes the headline, or ``module:function`` of one's own."""
     beside: list[str] = field(default_factory=list)
     """Ids of rules shown beside the headline."""
     macro_over: str | None = None
@@ -163,8 +163,7 @@ class Benchmark:
         if (self.file is None) == (not self.layouts):
             raise ConfigError("expected either 'file' or 'layouts'")
         for rule in (self.rule, *self.beside):
-            if rule not in RULES:
-                raise ConfigError(f"no rule {rule!r}; known: {', '.join(RULES)}")
+            find_rule(rule)
         wrong = [style for style in self.prompts if style not in STYLES]
         if wrong:
             raise ConfigError(f"no prompt style {wrong[0]!r}; known: {', '.join(STYLES)}")

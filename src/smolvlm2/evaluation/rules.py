@@ -4,8 +4,11 @@ The id of the rule that made a score is part of every result. A benchmark's head
 rules of others that disagree with it are scored too and shown beside it.
 """
 
+import functools
+import importlib
 from collections.abc import Callable, Mapping
 
+from smolvlm2.errors import ConfigError
 from smolvlm2.evaluation import choice_letters
 from smolvlm2.evaluation.questions import Question
 from smolvlm2.evaluation.scorers import anls, exact_match, relaxed_accuracy, vqa_accuracy
@@ -67,10 +70,44 @@ RULES: Mapping[str, Rule] = {
 """Each takes a prediction and its question and gives 0 to 1."""
 
 
+@functools.cache
+def find_rule(name: str) -> Rule:
+    """A rule of `RULES`, or a function of the user's own by ``module:function``.
+
+    Raises:
+        ConfigError: There is none.
+    """
+    if name in RULES:
+        return RULES[name]
+    module, colon, function = name.partition(":")
+    if not colon:
+        raise ConfigError(
+            f"no rule {name!r}; known: {', '.join(RULES)}, or module:function of your own"
+        )
+    try:
+        found: Rule = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(
+            f"rule {name!r}: {error}; expected a function of (prediction, question) that Python "
+            f"can import (with PYTHONPATH=. from this folder)"
+        ) from error
+    return found
+
+
 def apply_rule(name: str, prediction: str, question: Question) -> float:
     """A rule under the house rule: nothing said is never right.
 
     >>> apply_rule("choice/vlmevalkit-mvbench", "", Question.example())
     0.0
+
+    Raises:
+        ConfigError: The rule is the user's own and gives no share.
     """
-    return RULES[name](prediction, question) if prediction.strip() else 0.0
+    if not prediction.strip():
+        return 0.0
+    found = float(find_rule(name)(prediction, question))
+    if not 0 <= found <= 1:
+        raise ConfigError(
+            f"rule {name!r} gives {found} for {prediction!r}, expected from 0 (wrong) to 1 (right)"
+        )
+    return found

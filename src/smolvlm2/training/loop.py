@@ -312,6 +312,7 @@ class Trainer:
         return {
             "step": step,
             "learning_rate": rates["text_decoder"],
+            "connector_learning_rate": rates["connector"],
             "vision_learning_rate": rates["vision_encoder"],
         } | self._line.numbers(facts, loss, norm, frozen=frozen, updated=updated)
 
