@@ -32,8 +32,14 @@ case " $* " in
     ;;
 esac
 
-accelerate launch --config_file configs/accelerate_config.yaml --num_processes "$gpus" \
-  -m "src.training.train_$stage" --model-size "$size" --output-dir "$output" "$@" &
+# Ctrl-C reaches the launcher as well: wait until the run is saved. A script's background processes
+# ignore it unless told otherwise: before the launcher listens, it would start a run nobody watches.
+trap : INT
+(
+  trap - INT
+  exec accelerate launch --config_file configs/accelerate_config.yaml --num_processes "$gpus" \
+    -m "src.training.train_$stage" --model-size "$size" --output-dir "$output" "$@"
+) &
 launcher=$!
 trap 'kill -TERM "$launcher" 2>/dev/null' TERM USR1
 wait "$launcher"

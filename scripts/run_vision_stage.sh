@@ -2,7 +2,7 @@
 # Train the vision stage on one machine.
 #   ./scripts/run_vision_stage.sh 256m 8 [flags and key=value of train_vision]
 # Data root: DATA_DIR, default ./data. Exit status: 0 done or stopped by SIGTERM, 75 stopped by
-# --stop-after (start it again), anything else an error.
+# --stop-after (start it again), 130 by Ctrl-C, anything else an error.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 if [ $# -lt 2 ]; then

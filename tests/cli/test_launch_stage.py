@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 from pathlib import Path
 
@@ -51,3 +52,35 @@ def launch(tmp_path):
 )
 def test_cores_that_nobody_needs_read_samples(launch, cores, gpu, given, taken):
     assert launch(cores, gpu, *given) == taken
+
+
+def test_ctrl_c_reaches_the_launcher_and_is_waited_for(tmp_path):
+    if shutil.which("bash") is None:
+        pytest.skip("bash is not installed")
+    launcher = tmp_path / "accelerate"
+    launcher.write_text(
+        """#!/usr/bin/env python3
+import time
+from pathlib import Path
+try:
+    print("started", flush=True)
+    time.sleep(60)
+except KeyboardInterrupt:
+    time.sleep(0.5)
+    Path("saved").touch()
+    raise SystemExit(1)
+"""
+    )
+    launcher.chmod(0o755)
+    with subprocess.Popen(
+        ["bash", str(SCRIPT), "256m", "1", "vision", "--output-dir", "run"],
+        cwd=tmp_path,
+        env={"PATH": f"{tmp_path}:{os.environ['PATH']}", "HOME": str(tmp_path)},
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+    ) as script:
+        assert script.stdout is not None
+        script.stdout.readline()
+        os.killpg(script.pid, signal.SIGINT)  # as a terminal does
+        assert script.wait(timeout=30) == 1
+        assert (tmp_path / "saved").exists()

@@ -139,7 +139,12 @@ def test_text_of_the_run_is_escaped_and_tags_are_closed(page):
 
 @pytest.mark.parametrize(
     ("code", "steps", "said"),
-    [("0", 10, "ended in order"), ("75", 10, "its time was over"), ("0", 20, "stage, finished")],
+    [
+        ("0", 10, "ended in order"),
+        ("75", 10, "its time was over"),
+        ("130", 10, "stopped by Ctrl-C"),
+        ("0", 20, "stage, finished"),
+    ],
 )
 def test_how_a_run_ended_is_said(run, code, steps, said):
     (run / "exit_status").write_text(f"{code}\n")

@@ -47,6 +47,7 @@ def test_a_score_that_is_no_share_is_refused(own_scorers, question):
     ("rule", "said"),
     [
         ("own_scorers:lines", "has no attribute 'lines'; expected a function"),
+        (".own_scorers:words", "relative import for '.own_scorers'; expected a function"),
         ("not_there:words", "No module named 'not_there'; expected a function"),
         (":words", "Empty module name"),
         ("exact", "no rule 'exact'; known: exact_match, .*or module:function of your own"),

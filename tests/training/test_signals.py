@@ -60,3 +60,14 @@ def test_the_first_interrupt_asks_and_the_second_one_ends(capfd):
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_an_interrupt_is_noted_where_nobody_reads_what_is_said(monkeypatch):
+    def gone(handle, text):
+        raise BrokenPipeError
+
+    with StopRequest() as stop:
+        monkeypatch.setattr(os, "write", gone)  # `| tee`, which the same Ctrl-C has ended
+        signal.raise_signal(signal.SIGINT)
+        monkeypatch.undo()
+    assert stop.pending() == "signal"

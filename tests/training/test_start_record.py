@@ -32,9 +32,14 @@ def test_a_stage_before_that_was_trained_anew_is_noticed(
     assert (tmp_path / "next" / "model.safetensors").read_bytes() == before
 
 
-def test_weights_that_are_gone_stop_nothing(make_trainer, run_copy, tmp_path, warnings):
+@pytest.mark.parametrize("leads_nowhere", [False, True])
+def test_weights_that_are_gone_stop_nothing(
+    make_trainer, run_copy, tmp_path, warnings, leads_nowhere
+):
     make_trainer(tmp_path / "next", "training.max_steps=2", checkpoint=run_copy).train()
     (run_copy / "model.safetensors").unlink()
+    if leads_nowhere:  # as in a cache of the hub that was cleared
+        (run_copy / "model.safetensors").symlink_to(tmp_path / "blob")
     make_trainer(tmp_path / "next", "training.max_steps=2", checkpoint=run_copy)
     assert not warnings()
 

@@ -77,7 +77,11 @@ def _state(run: RunFolder, history: History, recipe: Recipe) -> str:
     place = f"step {history.lines:,} of {steps:,}"
     path = run.root / "exit_status"
     code = path.read_text(encoding="utf-8").strip() if path.is_file() else ""
-    ended = {"75": "stopped when its time was over", "0": "ended in order"}
+    ended = {
+        "75": "stopped when its time was over",
+        "130": "stopped by Ctrl-C",
+        "0": "ended in order",
+    }
     return f"{place}, {ended.get(code, 'running, or ended without a word')}"
 
 

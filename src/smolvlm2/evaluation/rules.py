@@ -86,7 +86,7 @@ def find_rule(name: str) -> Rule:
         )
     try:
         found: Rule = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError, ValueError) as error:
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise ConfigError(
             f"rule {name!r}: {error}; expected a function of (prediction, question) that Python "
             f"can import (with PYTHONPATH=. from this folder)"

@@ -1,5 +1,6 @@
 """What a person sees while a stage trains."""
 
+import contextlib
 import sys
 import time
 from typing import Any
@@ -64,11 +65,12 @@ class Progress:
         elif time.monotonic() - self._said > LINE_SECONDS or done == self.total:
             self._said = time.monotonic()
             left = shown["seconds"] * (self.total - done)
-            print(
-                f"{self.label} {done}/{self.total}  {facts}  {left:,.0f} s left",
-                file=sys.stderr,
-                flush=True,
-            )
+            with contextlib.suppress(OSError):  # whoever read it is gone; the run is not lost
+                print(
+                    f"{self.label} {done}/{self.total}  {facts}  {left:,.0f} s left",
+                    file=sys.stderr,
+                    flush=True,
+                )
 
     def __enter__(self) -> "Progress":
         if self._bar is not None:

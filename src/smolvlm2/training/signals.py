@@ -3,6 +3,7 @@
 Handlers only note that they were called. The loop asks between two steps, saves and ends.
 """
 
+import contextlib
 import os
 import re
 import signal
@@ -93,6 +94,9 @@ class StopRequest:
         if number == signal.SIGINT:
             if self.signal == "SIGINT":
                 signal.default_int_handler(number, frame)
+            # Before it is said: an error here would end the run unsaved.
+            self.signal = "SIGINT"
             # Not by a logger: the signal may have come while one held its lock.
-            os.write(2, b"\nstops and saves after this step; Ctrl-C again: at once, unsaved\n")
+            with contextlib.suppress(OSError):  # Ctrl-C ends a `| tee` that reads this, too
+                os.write(2, b"\nstops and saves after this step; Ctrl-C again: at once, unsaved\n")
         self.signal = signal.Signals(number).name

@@ -31,7 +31,10 @@ def warn_of_another_start(run: RunFolder, checkpoint: str | Path | None) -> None
         return
     if checkpoint is None or not began.get("weights"):
         return
-    now = weights_digest(checkpoint)
+    try:
+        now = weights_digest(checkpoint)
+    except OSError:  # the run needs them no more
+        return
     if now is not None and now != began["weights"]:
         logger.warning(
             "%s: began from other weights (of %s) than %s holds now, and goes on with its own; to "
