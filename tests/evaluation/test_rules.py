@@ -50,6 +50,7 @@ def test_a_score_that_is_no_share_is_refused(own_scorers, question):
         (".own_scorers:words", "relative import for '.own_scorers'; expected a function"),
         ("not_there:words", "No module named 'not_there'; expected a function"),
         (":words", "Empty module name"),
+        ("os:sep", "sep is no function; expected a function"),
         ("exact", "no rule 'exact'; known: exact_match, .*or module:function of your own"),
     ],
 )

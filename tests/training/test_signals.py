@@ -71,3 +71,12 @@ def test_an_interrupt_is_noted_where_nobody_reads_what_is_said(monkeypatch):
         signal.raise_signal(signal.SIGINT)
         monkeypatch.undo()
     assert stop.pending() == "signal"
+
+
+def test_a_second_interrupt_ends_whatever_came_between():
+    with StopRequest() as stop:
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGTERM)
+        assert stop.signal == "SIGTERM"
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)

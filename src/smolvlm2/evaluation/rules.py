@@ -86,6 +86,8 @@ def find_rule(name: str) -> Rule:
         )
     try:
         found: Rule = getattr(importlib.import_module(module), function)
+        if not callable(found):
+            raise TypeError(f"{function} is no function")
     except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise ConfigError(
             f"rule {name!r}: {error}; expected a function of (prediction, question) that Python "

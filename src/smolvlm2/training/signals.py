@@ -55,7 +55,8 @@ class StopRequest:
         self._before: dict[signal.Signals, Any] = {}
         self._depth = 0
         self.signal: str | None = None
-        """Name of the signal received."""
+        """Name of the signal received last."""
+        self._interrupted = False
 
     def exit_code(self, ending: Ending) -> int:
         """Status of a process whose run ended so; 130 by Ctrl-C, so that a script ends with it."""
@@ -92,10 +93,10 @@ class StopRequest:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT:
-            if self.signal == "SIGINT":
+            if self._interrupted:
                 signal.default_int_handler(number, frame)
             # Before it is said: an error here would end the run unsaved.
-            self.signal = "SIGINT"
+            self._interrupted, self.signal = True, "SIGINT"
             # Not by a logger: the signal may have come while one held its lock.
             with contextlib.suppress(OSError):  # Ctrl-C ends a `| tee` that reads this, too
                 os.write(2, b"\nstops and saves after this step; Ctrl-C again: at once, unsaved\n")
