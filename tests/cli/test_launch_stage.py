@@ -9,13 +9,12 @@ from pathlib import Path
 import pytest
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "launch_stage.sh"
+pytestmark = pytest.mark.skipif(shutil.which("bash") is None, reason="the script needs bash")
 
 
 @pytest.fixture
 def launch(tmp_path):
     """Run the script on a machine of so many cores: ``launch(cores, gpu, *arguments)``."""
-    if shutil.which("bash") is None:
-        pytest.skip("bash is not installed")
 
     def run(cores, gpu, *arguments):
         if not gpu and shutil.which("nvidia-smi", path="/usr/bin:/bin"):
@@ -55,8 +54,6 @@ def test_cores_that_nobody_needs_read_samples(launch, cores, gpu, given, taken):
 
 
 def test_ctrl_c_reaches_the_launcher_and_is_waited_for(tmp_path):
-    if shutil.which("bash") is None:
-        pytest.skip("bash is not installed")
     launcher = tmp_path / "accelerate"
     launcher.write_text(
         """#!/usr/bin/env python3

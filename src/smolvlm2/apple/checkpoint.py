@@ -18,7 +18,7 @@ from mlx.utils import tree_flatten
 from smolvlm2.apple.model import SmolVLM
 from smolvlm2.errors import CheckpointError, CheckpointNotFoundError, ConfigError
 from smolvlm2.model.config import SmolVLMConfig
-from smolvlm2.model.hub import read_json, resolve_checkpoint, write_json
+from smolvlm2.model.hub import hash_file, read_json, resolve_checkpoint, write_json
 from smolvlm2.processing.processor import Processor
 
 WEIGHTS = "model.safetensors"
@@ -181,12 +181,8 @@ def _check_supported(config: SmolVLMConfig, where: Path) -> None:
 
 def weights_digest(folder: Path) -> str:
     """A short digest of a checkpoint's weights: a run's folder keeps its name and changes them."""
-    found = hashlib.sha256()
-    for path in _weight_files(folder):
-        with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                found.update(block)
-    return found.hexdigest()[:16]
+    hashes = "".join(map(hash_file, _weight_files(folder)))
+    return hashlib.sha256(hashes.encode()).hexdigest()[:16]
 
 
 def _weight_files(folder: Path) -> list[Path]:

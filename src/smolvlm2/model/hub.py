@@ -2,6 +2,7 @@
 a hub id. No torch in this file: processors are loaded without it.
 """
 
+import hashlib
 import json
 import os
 import re
@@ -15,6 +16,8 @@ LATEST = Path("checkpoints") / "latest"
 """In a run folder, the newest step folder."""
 SMALL_FILES = ("*.json", "*.jinja", "*.txt")
 """What a processor needs from the hub: everything but weights."""
+BLOCK = 2**22
+"""Bytes that are hashed at a time."""
 
 
 def resolve_checkpoint(
@@ -96,3 +99,12 @@ def write_json(value: dict[str, Any], path: Path) -> None:
     temporary = path.with_name(path.name + ".partial")
     temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     os.replace(temporary, path)
+
+
+def hash_file(path: Path) -> str:
+    """SHA-256 of a file."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(BLOCK):
+            digest.update(block)
+    return digest.hexdigest()

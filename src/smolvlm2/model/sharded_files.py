@@ -4,7 +4,6 @@ Its metadata is a pickle, so only folders that this package wrote are opened, as
 checkpoints of others are read as safetensors.
 """
 
-import hashlib
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,14 +14,12 @@ import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.api import CheckpointException
 
 from smolvlm2.errors import CheckpointError
-from smolvlm2.model.hub import read_json
+from smolvlm2.model.hub import hash_file, read_json
 
 METADATA = ".metadata"
 """The file that marks such a folder."""
 STATE_FILE = "training_state.json"
 """Written last, with size and hash of every other file."""
-BLOCK = 2**22
-"""Bytes that are hashed at a time."""
 
 
 def load_sharded(state: dict[str, Any], folder: Path) -> None:
@@ -80,15 +77,6 @@ def verify_files(folder: Path, *, part: int = 0, parts: int = 1) -> None:
                 f"{folder / name}: its content is not what was written (SHA-256 {content[:12]}..., "
                 f"expected {expected[:12]}...); copy the folder again, or take another step's"
             )
-
-
-def hash_file(path: Path) -> str:
-    """SHA-256 of a file."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 @contextmanager

@@ -21,8 +21,8 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.tensor import DTensor
 
 from smolvlm2.errors import CheckpointError, ResumeError
-from smolvlm2.model.hub import read_json, write_json
-from smolvlm2.model.sharded_files import STATE_FILE, hash_file, verify_files
+from smolvlm2.model.hub import hash_file, read_json, write_json
+from smolvlm2.model.sharded_files import STATE_FILE, verify_files
 from smolvlm2.model.smolvlm import SmolVLM
 from smolvlm2.plan.plan import Position
 from smolvlm2.processing.processor import Processor

@@ -13,7 +13,7 @@ from typing import Any
 
 from smolvlm2.config import load_config, save_config
 from smolvlm2.data.manifest import Manifest
-from smolvlm2.errors import ConfigError, ResumeError, SmolVLMError
+from smolvlm2.errors import ResumeError, SmolVLMError
 from smolvlm2.model.config import SmolVLMConfig
 from smolvlm2.model.hub import write_json
 from smolvlm2.plan.order import Order, SourcePlace
@@ -23,6 +23,7 @@ from smolvlm2.processing.processor import Processor
 from smolvlm2.training.planning import PlannedData, plan_data
 from smolvlm2.training.recipe import Recipe
 from smolvlm2.training.run_folder import RunFolder
+from smolvlm2.training.segment_recipes import segment_recipes
 
 logger = logging.getLogger(__name__)
 
@@ -135,41 +136,6 @@ class PlannedRun:
         write_json({"segments": [asdict(each) for each in self.records]}, folder / SEGMENTS_FILE)
 
 
-def segment_recipes(recipe: Recipe, *, first_step: int = 0) -> list[tuple[int, Recipe]]:
-    """The segments that a recipe declares, from a step on: first step, and a recipe without any.
-
-    Args:
-        recipe: Of the run.
-        first_step: Earlier segments are merged into the one that begins here.
-
-    Raises:
-        ConfigError: A later segment's sources would end.
-    """
-    now = replace(recipe, segments=[])
-    found = [(first_step, now)]
-    for segment in recipe.segments:
-        if segment.mixture is not None:
-            now = replace(now, data=replace(now.data, mixture=segment.mixture))
-        if segment.pack is not None:
-            now = replace(now, pack=segment.pack)
-        if segment.gradient_accumulation_steps is not None:
-            steps = segment.gradient_accumulation_steps
-            now = replace(now, training=replace(now.training, gradient_accumulation_steps=steps))
-        if segment.first_step <= first_step:
-            found[0] = first_step, now
-        else:
-            found.append((segment.first_step, now))
-    if len(found) > 1:
-        for step, each in found:
-            if each.data.mixture is not None and each.data.mixture.epochs is not None:
-                raise ConfigError(
-                    f"segments: the mixture from step {step} ends after "
-                    f"{each.data.mixture.epochs:g} epochs; expected data.mixture.epochs: null in a "
-                    f"recipe with several segments, whose first steps say when each ends"
-                )
-    return found
-
-
 def plan_run(
     run: RunFolder,
     recipe: Recipe,
@@ -237,21 +203,25 @@ def plan_run(
         ],
         first=number,
     )
-    steps = data[0].steps
-    if steps is not None and records[number].first_step:
-        rest = count_steps(plan.plan(number))
-        assert rest is not None
-        steps = records[number].first_step + rest
     return PlannedRun(
         plan=plan,
         manifests=[manifest for each in data for manifest in each.manifests],
         position=position,
         facts=data[0].facts | {"segment": number, "first_step": records[number].first_step},
         samples_per_step=data[0].samples_per_step,
-        steps=steps,
+        steps=_steps_until_end(data[0], plan, number, records[number].first_step),
         records=records,
         recipes=recipes,
     )
+
+
+def _steps_until_end(data: PlannedData, plan: RunPlan, number: int, first_step: int) -> int | None:
+    """Steps of the run, the earlier segments' too, until all sources of a segment end."""
+    if data.steps is None or not first_step:
+        return data.steps
+    rest = count_steps(plan.plan(number))
+    assert rest is not None
+    return first_step + rest
 
 
 def _begun(records: Sequence[SegmentRecord], position: Position) -> Position:

@@ -5,8 +5,8 @@ import logging
 from pathlib import Path
 
 from smolvlm2.errors import CheckpointError
-from smolvlm2.model.hub import read_json, resolve_checkpoint, write_json
-from smolvlm2.model.sharded_files import STATE_FILE, hash_file
+from smolvlm2.model.hub import hash_file, read_json, resolve_checkpoint, write_json
+from smolvlm2.model.sharded_files import STATE_FILE
 from smolvlm2.training.run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
