@@ -20,7 +20,7 @@ from smolvlm2.data.download.selection import (
     select,
 )
 from smolvlm2.data.sources.catalogue import SOURCES, Source
-from smolvlm2.errors import ConfigError, SmolVLMError
+from smolvlm2.errors import ConfigError, DataError, SmolVLMError
 
 COMPLETE, INCOMPLETE, INTERRUPTED = 0, 3, 130
 """Exit statuses; 2 is a wrong command, as everywhere."""
@@ -105,9 +105,28 @@ def run(
         Exit status.
 
     Raises:
-        SmolVLMError: The command is wrong, or the disk too small.
+        SmolVLMError: The command is wrong, or the disk too small or not to be used.
     """
     options = parse_arguments(arguments)
+    try:
+        return _run(options, benchmark_source)
+    except OSError as error:  # the disk's; the hub's are told apart where they are made
+        raise DataError(
+            f"{error}; --data is {options.data}, expected a folder on a disk that can be read and "
+            "written"
+        ) from error
+
+
+def main() -> None:
+    """Entry point of the specification's command."""
+    try:
+        sys.exit(run())
+    except SmolVLMError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _run(options: argparse.Namespace, benchmark_source: Callable[[str], Source] | None) -> int:
     selections, moved_on = _selections(options, benchmark_source)
     if options.fetched:
         records = {s.source.name: options.data / "raw" / s.source.raw_folder for s in selections}
@@ -127,15 +146,6 @@ def run(
             file=sys.stderr,
         )
         return INTERRUPTED
-
-
-def main() -> None:
-    """Entry point of the specification's command."""
-    try:
-        sys.exit(run())
-    except SmolVLMError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
 
 
 def _selections(
@@ -187,7 +197,10 @@ def _download(
     if options.preview:
         return COMPLETE
     if plan.missing and not options.yes and sys.stdin.isatty():
-        answer = input(f"fetch {len(plan.missing)} files? [y/N] ")
+        try:
+            answer = input(f"fetch {len(plan.missing)} files? [y/N] ")
+        except EOFError:
+            answer = "no"
         if answer.strip().lower() not in ("y", "yes"):
             print("nothing was fetched")
             return INCOMPLETE
@@ -198,7 +211,9 @@ def _download(
     if missing:
         print("run the same command again to go on", file=sys.stderr)
         return INCOMPLETE
-    print(f"complete: {', '.join(s.source.name for s in selections)} in {options.data / 'raw'}")
+    beyond = f", but for {len(plan.left_out)} files beyond --max-gb" if plan.left_out else ""
+    names = ", ".join(selection.source.name for selection in selections)
+    print(f"complete{beyond}: {names} in {options.data / 'raw'}")
     return COMPLETE
 
 

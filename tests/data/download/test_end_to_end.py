@@ -61,6 +61,22 @@ def test_an_online_preview_lists_real_files_and_fetches_none(hub, run, tmp_path)
     assert not (tmp_path / "raw").exists()
 
 
+def test_a_folder_that_cannot_be_written_is_one_line_and_status_2(hub, run, tmp_path):
+    hub.add(CAULDRON, {"ai2d/train-00000-of-00001.parquet": b"rows"})
+    (tmp_path / "raw").write_text("in the way")
+    done = run(*MODULE, "--data", tmp_path, "--source", "the_cauldron")
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert f"Not a directory: '{tmp_path}/raw/" in line
+    assert f"--data is {tmp_path}, expected a folder" in line
+
+
+def test_what_a_budget_leaves_out_is_not_called_complete(hub, run, tmp_path):
+    hub.add(CAULDRON, {"ai2d/train-00000-of-00001.parquet": bytes(5_000)})
+    done = run(*MODULE, "--data", tmp_path, "--source", "the_cauldron", "--max-gb", "0.000001")
+    assert "complete, but for 1 files beyond --max-gb: the_cauldron" in done.stdout
+
+
 def test_another_revision_is_fetched_and_recorded(hub, run, tmp_path):
     first = hub.add(CAULDRON, {"ai2d/train-00000-of-00001.parquet": b"old"})
     hub.add(CAULDRON, {"ai2d/train-00000-of-00001.parquet": b"new"})
@@ -87,7 +103,9 @@ def test_the_script_fetches_a_stage_and_keeps_the_status(hub, run, tmp_path):
     assert "SmolLM2-135M-Instruct" in done.stderr
 
 
-@pytest.mark.parametrize(("answer", "status", "here"), [("n", 3, False), ("y", 0, True)])
+@pytest.mark.parametrize(
+    ("answer", "status", "here"), [("n\n", 3, False), ("y\n", 0, True), ("\x04", 3, False)]
+)
 def test_a_terminal_is_asked_first_and_sees_a_bar(hub, environment, tmp_path, answer, status, here):
     hub.add(CAULDRON, {"ai2d/train-00000-of-00001.parquet": bytes(50_000)})
     ours, theirs = pty.openpty()
@@ -99,7 +117,7 @@ def test_a_terminal_is_asked_first_and_sees_a_bar(hub, environment, tmp_path, an
         stderr=theirs,
     )
     os.close(theirs)
-    os.write(ours, f"{answer}\n".encode())
+    os.write(ours, answer.encode())
     seen = b""
     try:
         while block := os.read(ours, 4096):

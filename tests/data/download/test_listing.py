@@ -1,8 +1,12 @@
 """Which of the hub's files are wanted."""
 
+import socket
+from dataclasses import replace
+
 import pytest
 
 from smolvlm2.data.download.listing import choose, download_order
+from smolvlm2.data.download.plan import make_plan
 from smolvlm2.data.download.record import RemoteFile
 from smolvlm2.data.download.selection import select
 
@@ -89,3 +93,33 @@ def test_rows_come_before_archives_and_numbers_count():
         *("b_9.parquet", "b_10.parquet", "z.json"),
         *("a.z01", "a.zip", "x_2.tar.gz", "x_10.tar.gz"),
     ]
+
+
+def test_a_hub_that_never_answers_is_given_up(settings, tmp_path, monkeypatch, no_waiting):
+    monkeypatch.setattr("smolvlm2.data.download.listing._SILENCE", 0.05)
+    with socket.create_server(("127.0.0.1", 0), backlog=100) as silent:  # takes, says nothing
+        endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        once = replace(settings.retries, attempts=1)
+        quick = replace(settings, endpoint=endpoint, retries=once)
+        chosen = select(sources=["vista_400k", "the_cauldron"])
+        plan = make_plan(chosen, tmp_path, quick)
+    assert {name: trouble.kind for name, trouble in plan.troubles.items()} == {
+        "vista_400k": "busy",
+        "the_cauldron": "busy",
+    }
+
+
+def test_once_the_hub_is_away_the_next_sources_are_tried_once(hub, settings, tmp_path):
+    hub.fault("revision/main", "503", times=1000)
+    plan = make_plan(select(sources=["vista_400k", "m4_instruct"]), tmp_path, settings)
+    assert set(plan.troubles) == {"vista_400k", "m4_instruct"}
+    assert hub.count("GET", "revision/main") == settings.retries.attempts + 1
+
+
+@pytest.mark.parametrize("answer", [{}, [1]])
+def test_what_answers_like_no_hub_is_said(hub, settings, tmp_path, monkeypatch, answer):
+    handler = hub.server.RequestHandlerClass
+    monkeypatch.setattr(handler, "_api", lambda self, *arguments: self._json(answer))
+    plan = make_plan(select(sources=["vista_400k"]), tmp_path, settings)
+    assert "VISTA-400K: what answers is no hub" in plan.troubles["vista_400k"].detail
+    assert "look at HF_ENDPOINT, the proxy" in plan.troubles["vista_400k"].detail

@@ -19,8 +19,9 @@ from smolvlm2.data.download.retries import (
 SETTINGS = RetrySettings(attempts=3, first_wait=0.0)
 
 
-def answer(status: int, **headers: str) -> HfHubHTTPError:
-    request = httpx.Request("GET", "https://hub.example/datasets/o/n")
+def answer(status: int, token: str = "", **headers: str) -> HfHubHTTPError:
+    sent = {"Authorization": f"Bearer {token}"} if token else {}
+    request = httpx.Request("GET", "https://hub.example/datasets/o/n", headers=sent)
     names = {name.replace("_", "-"): value for name, value in headers.items()}
     return HfHubHTTPError("no", response=httpx.Response(status, headers=names, request=request))
 
@@ -30,8 +31,13 @@ def answer(status: int, **headers: str) -> HfHubHTTPError:
     [
         (answer(429), "busy"),
         (answer(503), "busy"),
-        (answer(401), "refused"),
-        (answer(403), "refused"),
+        (answer(520), "busy"),
+        (answer(401, token="hf_x"), "refused"),
+        (answer(403, token="hf_x"), "refused"),
+        (answer(403), "busy"),
+        (answer(416), "damaged"),
+        (UnicodeEncodeError("ascii", "h\u00e9", 1, 2, "ordinal not in range"), "refused"),
+        (ImportError("the 'socksio' package is not installed"), "error"),
         (answer(404), "gone"),
         (answer(418), "error"),
         (httpx.ReadError("reset"), "busy"),

@@ -1,5 +1,7 @@
 """From a selection to a folder that is complete, or says what is missing."""
 
+import errno
+import fcntl
 import hashlib
 import json
 import random
@@ -15,6 +17,7 @@ from smolvlm2.data.download.plan import describe_plan, make_plan
 from smolvlm2.data.download.record import Record
 from smolvlm2.data.download.run import run_plan
 from smolvlm2.data.download.selection import select
+from smolvlm2.data.download.transfer import staging_folder
 from smolvlm2.errors import DataError
 
 CHOICE = select(sources=["vista_400k"])
@@ -246,3 +249,23 @@ def test_what_is_of_an_earlier_commit_is_deleted_so_that_prepare_sees_one(
     del expected["event_relationship_qa/event_relationship_qa.json"]  # not of this selection
     assert vista.on_disk() == expected
     assert Record.load(vista.raw).files.keys() == expected.keys() - {"notes.txt"}
+
+
+def test_a_plan_that_another_download_has_overtaken_is_refused(fetch, vista, settings, tmp_path):
+    vista.publish()
+    plan = make_plan(CHOICE, tmp_path, settings)
+    fetch()
+    before = (vista.raw / "download.json").read_bytes()
+    with pytest.raises(DataError, match="changed this folder's commit meanwhile; run the same"):
+        run_plan(plan, settings, threading.Event())
+    assert (vista.raw / "download.json").read_bytes() == before
+
+
+def test_a_file_system_without_locks_is_said_and_used(tmp_path, monkeypatch, capsys):
+    def refuse(*arguments: object) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with staging_folder(tmp_path / "raw"):
+        pass
+    assert "this file system has no locks (Function not implemented)" in capsys.readouterr().err

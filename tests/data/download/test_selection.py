@@ -95,3 +95,18 @@ def test_revisions_are_given_by_source_or_by_hub_id():
 def test_a_wrong_revision_is_refused(text):
     with pytest.raises(ConfigError, match=r"expected NAME=REVISION with NAME one of vript"):
         apply_revisions(select(sources=["vript"]), [text])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("data: 3", "has no data.mixture.entries"),
+        ("data: {mixture: {entries: [the_cauldron]}}", "entry 'the_cauldron' of the mixture"),
+        ("data: {mixture: {entries: [{subset: ai2d}]}}", "names no source; expected a mapping"),
+    ],
+)
+def test_a_recipe_of_another_form_is_one_line(tmp_path, text, message):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        read_recipe_entries(str(path))

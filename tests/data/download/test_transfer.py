@@ -76,6 +76,14 @@ def test_a_hub_that_stays_busy_is_given_up_and_the_rest_arrives(hub, fetch, vist
     assert vista.on_disk() == vista.wanted
 
 
+@pytest.mark.parametrize("status", ["401", "403", "520"])
+def test_a_signed_link_that_ran_out_closes_nothing(hub, fetch, vista, status, no_waiting):
+    vista.publish()
+    hub.fault(TAR, status)  # a GET goes to the other host, which never sees a token
+    assert fetch() == {}
+    assert vista.on_disk() == vista.wanted
+
+
 @pytest.mark.parametrize("kind", ["corrupt", "short", "long"])
 def test_what_arrives_wrong_is_fetched_once_more(hub, fetch, vista, kind, no_waiting):
     vista.publish()

@@ -1,14 +1,16 @@
 """Which files the hub has, at one commit, and which of them are wanted."""
 
+import json
 import re
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from glob import escape
 from pathlib import PurePosixPath
+from typing import Any, TypeVar
 
-from huggingface_hub import HfApi
+from huggingface_hub import HfApi, get_session
 from huggingface_hub.hf_api import RepoFile
 
 from smolvlm2.data.download.record import RemoteFile
@@ -17,6 +19,9 @@ from smolvlm2.data.download.selection import Selection, matches
 from smolvlm2.data.sources.catalogue import Repo, Source
 from smolvlm2.errors import DataError
 
+T = TypeVar("T")
+_SILENCE = 20.0
+"""Seconds without a byte after which a request for a listing has failed."""
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _CARD = ("README.md", "LICENSE*", "LICENCE*")
 """Fetched with every source, so that its terms lie beside it as they were."""
@@ -67,13 +72,15 @@ def list_selection(
     found: dict[str, RemoteFile] = {}
     for repo in selection.source.repos:
         commit = recorded.get(repo.hub_id) or call_patiently(
-            lambda repo=repo: _resolve(api, repo),  # type: ignore[misc]
+            lambda repo=repo: _ask(repo, lambda: _resolve(api, repo)),  # type: ignore[misc]
             retries,
             stop,
         )
         listing.commits[repo.hub_id] = commit
         entries = call_patiently(
-            lambda repo=repo, commit=commit: _list(api, repo, commit),  # type: ignore[misc]
+            lambda repo=repo, commit=commit: _ask(  # type: ignore[misc]
+                repo, lambda: _list(api, repo, commit)
+            ),
             retries,
             stop,
         )
@@ -138,6 +145,28 @@ def download_order(file: RemoteFile) -> tuple[bool, list[tuple[int, str]]]:
 def _matching(paths: Iterable[str], globs: Iterable[str]) -> set[str]:
     globs = list(globs)
     return {path for path in paths if any(fnmatchcase(path, glob) for glob in globs)}
+
+
+def _ask(repo: Repo, question: Callable[[], T]) -> T:
+    """Ask the hub, which must answer within some time, and as a hub does."""
+    hooks = get_session().event_hooks["request"]
+    if _limit_silence not in hooks:
+        hooks.append(_limit_silence)
+    try:
+        return question()
+    except (KeyError, TypeError, json.JSONDecodeError) as error:
+        raise DataError(
+            f"{repo.hub_id}: what answers is no hub ({type(error).__name__}: {error}); look at "
+            "HF_ENDPOINT, the proxy, and whether this network wants a login in a browser"
+        ) from error
+
+
+def _limit_silence(request: Any) -> None:
+    """Give a request of the client a time limit where it has none: listings would wait for ever."""
+    limits = request.extensions.get("timeout", {})
+    request.extensions["timeout"] = {
+        name: limits.get(name) or _SILENCE for name in ("connect", "read", "write", "pool")
+    }
 
 
 def _resolve(api: HfApi, repo: Repo) -> str:

@@ -4,7 +4,7 @@ import threading
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from huggingface_hub import HfApi
@@ -78,20 +78,22 @@ def make_plan(
     """
     api = HfApi(endpoint=settings.endpoint, token=settings.token)
     plan = Plan(data=data, listings=[], records={})
+    patience = settings.retries
     for selection in selections:
         source = selection.source
         record = Record.load(plan.raw / source.raw_folder)
         plan.records[source.name] = record
         fixed = {k: v for k, v in record.commits.items() if k not in (moved_on or ())}
         try:
-            listing = list_selection(
-                api, selection, fixed, settings.retries, stop or threading.Event()
-            )
+            listing = list_selection(api, selection, fixed, patience, stop or threading.Event())
+            patience = settings.retries
         except SmolVLMError as error:
             plan.troubles[source.name] = Trouble("error", str(error))
             listing = Listing(selection=selection)
         except Exception as error:  # the client's; one source's trouble must not end the others
-            plan.troubles[source.name] = classify(error)
+            plan.troubles[source.name] = trouble = classify(error)
+            if trouble.kind == "busy":  # the hub is away: the next sources need not wait as long
+                patience = replace(patience, attempts=1)
             listing = Listing(selection=selection)
         plan.listings.append(listing)
         if any(record.commits.get(k, v) != v for k, v in listing.commits.items()):

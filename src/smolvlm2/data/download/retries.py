@@ -21,7 +21,8 @@ from huggingface_hub.errors import (
 
 T = TypeVar("T")
 Kind = Literal["gated", "refused", "gone", "busy", "damaged", "disk full", "error"]
-_BUSY = (408, 425, 429, 500, 502, 503, 504)
+_BUSY = (408, 425, 429)
+"""Besides everything from 500 on, where hosts in front of the hub have numbers of their own."""
 _DISK = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -91,8 +92,11 @@ def classify(error: BaseException) -> Trouble:
     # HTTPError is the base of the transport's errors; Xet reports its own as RuntimeError.
     if isinstance(error, HTTPError | OSError | RuntimeError):
         return Trouble("busy", f"{type(error).__name__}: {first_line}")
-    if isinstance(error, ValueError):
-        return Trouble("error", first_line)  # the client refuses the request itself
+    if isinstance(error, UnicodeEncodeError):
+        return Trouble("refused", "the token has a character that no token has")
+    # The client refuses the request itself, or misses what a proxy's scheme needs.
+    if isinstance(error, ValueError | ImportError):
+        return Trouble("error", first_line)
     raise error
 
 
@@ -123,11 +127,18 @@ def wait_seconds(trouble: Trouble, attempt: int, settings: RetrySettings) -> flo
 
 def _classify_status(error: HfHubHTTPError) -> Trouble:
     status = error.response.status_code
+    request = error.response.request
     if status in (401, 403):
-        return Trouble("refused", f"the hub refuses the token ({status})")
+        if "authorization" in request.headers:
+            return Trouble("refused", f"the hub refuses the token ({status})")
+        # Where the hub sends the client on to, no token goes: a link that was signed for an hour
+        # has run out, and the next try gets a new one.
+        return Trouble("busy", f"{request.url.host} answers {status} to a request without token")
+    if status == 416:
+        return Trouble("damaged", "the hub answers 416: less is there than has arrived")
     if status == 404:
         return Trouble("gone", "the hub answers 404")
-    kind: Kind = "busy" if status in _BUSY else "error"
+    kind: Kind = "busy" if status in _BUSY or status >= 500 else "error"
     return Trouble(kind, f"the hub answers {status}", _retry_after(error))
 
 

@@ -12,11 +12,12 @@ from smolvlm2.data.download.listing import download_order
 from smolvlm2.data.download.plan import Plan, show_files
 from smolvlm2.data.download.preview import gate_advice
 from smolvlm2.data.download.progress import DownloadProgress
-from smolvlm2.data.download.record import RemoteFile
+from smolvlm2.data.download.record import Record, RemoteFile
 from smolvlm2.data.download.retries import Trouble, classify
 from smolvlm2.data.download.selection import Selection
 from smolvlm2.data.download.text import show_bytes
 from smolvlm2.data.download.transfer import TransferSettings, staging_folder, transfer
+from smolvlm2.errors import DataError
 
 _SAVE_EVERY = 10.0
 """Seconds between two writes of a record; a killed run hashes what came since, nothing more."""
@@ -43,6 +44,7 @@ def run_plan(plan: Plan, settings: TransferSettings, stop: threading.Event) -> d
         for name, raw in raw_folders.items():
             if name not in plan.troubles:
                 stack.enter_context(staging_folder(raw))
+        _refuse_other_records(plan)
         _begin(plan)
         stack.callback(_save, plan)
         progress = stack.enter_context(DownloadProgress(plan.bytes_missing, len(plan.missing)))
@@ -65,6 +67,16 @@ def run_plan(plan: Plan, settings: TransferSettings, stop: threading.Event) -> d
         record.complete = name not in still_missing and bool(record.files or record.consumed)
     _save(plan)
     return still_missing
+
+
+def _refuse_other_records(plan: Plan) -> None:
+    """A download that ended between plan and lock has changed what the plan was made from."""
+    for name, record in plan.records.items():
+        if name not in plan.troubles and Record.load(record.raw).commits != record.commits:
+            raise DataError(
+                f"{record.raw}: another download has changed this folder's commit meanwhile; run "
+                "the same command again"
+            )
 
 
 def _begin(plan: Plan) -> None:

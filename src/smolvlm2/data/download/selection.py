@@ -98,7 +98,8 @@ def read_recipe_entries(name: str) -> list[Entry]:
     path = find_recipe(name)
     # Only two keys are of interest here: settings that this room does not know must not stop it.
     values = load_raw(path)
-    mixture = (values.get("data") or values).get("mixture") or values
+    data = values.get("data") or values
+    mixture = (data.get("mixture") or values) if isinstance(data, dict) else None
     entries = mixture.get("entries") if isinstance(mixture, dict) else None
     if not entries:
         raise ConfigError(
@@ -107,6 +108,11 @@ def read_recipe_entries(name: str) -> list[Entry]:
         )
     result: list[Entry] = []
     for entry in entries:
+        if not isinstance(entry, dict) or "source" not in entry:
+            raise ConfigError(
+                f"{path}: entry {entry!r} of the mixture names no source; expected a mapping such "
+                "as {source: the_cauldron, subset: ai2d}"
+            )
         subset = entry.get("subset")
         globs = [subset] if isinstance(subset, str) else subset
         result.append((entry["source"], None if globs is None else tuple(globs)))

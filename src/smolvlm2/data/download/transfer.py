@@ -9,6 +9,7 @@ import errno
 import os
 import queue
 import shutil
+import sys
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
@@ -33,6 +34,8 @@ from smolvlm2.errors import DataError
 
 STAGING = ".download"
 """Below the raw folder; hidden, so that prepare does not see what is in it."""
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP)
+"""What some cluster file systems answer to a request for a lock."""
 _PATIENCE = 5.0
 """Seconds that a stopped download waits for its workers; a worker looks up at every 10 MB."""
 
@@ -132,9 +135,15 @@ def staging_folder(raw: Path) -> Iterator[None]:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            raise DataError(
-                f"{raw}: another process is downloading to this folder; wait for it or stop it"
-            ) from error
+            if error.errno not in _NO_LOCKS:
+                raise DataError(
+                    f"{raw}: another process is downloading to this folder; wait for it or stop it"
+                ) from error
+            print(
+                f"{raw}: this file system has no locks ({error.strerror}); start no second "
+                "download to this folder while this one runs",
+                file=sys.stderr,
+            )
         shutil.rmtree(raw / STAGING, ignore_errors=True)
         try:
             yield
