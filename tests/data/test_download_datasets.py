@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -80,6 +81,13 @@ def test_an_unknown_source_is_one_line_and_status_2():
     assert done.returncode == 2
     assert done.stderr.startswith("error: source 'vrip' is unknown")
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("address", ["hub.example", "http://[bad", "http://hub.example:port", ""])
+def test_an_endpoint_that_is_no_address_is_one_line(address, monkeypatch, tmp_path):
+    monkeypatch.setenv("HF_ENDPOINT", address)
+    with pytest.raises(ConfigError, match=f"HF_ENDPOINT is {re.escape(repr(address))}"):
+        run(["--source", "the_cauldron", "--data", str(tmp_path), "--yes"])
 
 
 def test_fetched_names_the_sources_that_are_whole(tmp_path, capsys):

@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from smolvlm2.data.download.preview import preview
 from smolvlm2.data.download.record import Record
@@ -178,6 +179,7 @@ def _download(
     moved_on: set[str],
     stop: threading.Event,
 ) -> int:
+    _check_endpoint(os.environ.get("HF_ENDPOINT"))
     # The hub's client takes a while to import, and the preview needs none.
     from smolvlm2.data.download.plan import describe_plan, make_plan
     from smolvlm2.data.download.run import run_plan
@@ -215,6 +217,21 @@ def _download(
     names = ", ".join(selection.source.name for selection in selections)
     print(f"complete{beyond}: {names} in {options.data / 'raw'}")
     return COMPLETE
+
+
+def _check_endpoint(address: str | None) -> None:
+    """The hub's client reads the address as it is imported, and fails there without saying why."""
+    if address is None:
+        return
+    try:
+        parts = urlsplit(address)
+        valid = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:
+        valid = False
+    if not valid:
+        raise ConfigError(
+            f"HF_ENDPOINT is {address!r}, expected an address such as https://huggingface.co"
+        )
 
 
 def _gigabytes(text: str) -> int:

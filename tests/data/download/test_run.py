@@ -16,7 +16,7 @@ import pytest
 from smolvlm2.data.download.plan import describe_plan, make_plan
 from smolvlm2.data.download.record import Record
 from smolvlm2.data.download.run import run_plan
-from smolvlm2.data.download.selection import select
+from smolvlm2.data.download.selection import Selection, select
 from smolvlm2.data.download.transfer import staging_folder
 from smolvlm2.errors import DataError
 
@@ -174,6 +174,32 @@ def test_a_damaged_record_is_refused(fetch, vista):
     (vista.raw / "download.json").write_text("[]")
     with pytest.raises(DataError, match="expected a JSON object, found list"):
         fetch()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("download.json", {"commits": []}, "'commits' is of type list, expected dict"),
+        ("download.json", {"complete": "yes"}, "'complete' is of type str, expected bool"),
+        ("download.json", {"files": {"a.tar": 1}}, "an entry of 'files' is no object"),
+        ("consumed.json", {"files": ["a.tar"]}, "has no 'file' and 'size'; repair it"),
+        ("consumed.json", {"files": {"a.tar": 1}}, "'files' is of type dict, expected list"),
+    ],
+)
+def test_a_record_of_another_form_is_refused(tmp_path, name, value, message):
+    (tmp_path / name).write_text(json.dumps(value))
+    with pytest.raises(DataError, match=re.escape(name) + ".*" + message):
+        Record.load(tmp_path)
+
+
+def test_a_published_file_with_the_name_of_the_record_is_refused(hub, fetch, vista):
+    (choice,) = CHOICE
+    repo = replace(choice.source.repos[0], folder="", files=("*",))
+    source = replace(choice.source, repos=(repo,))
+    hub.add(repo.hub_id, {"download.json": b"{}"})
+    (lines,) = fetch([Selection(source=source)]).values()
+    assert "would overwrite the record" in lines[0]
+    assert not vista.raw.exists()
 
 
 def test_a_path_out_of_the_raw_folder_is_refused(hub, fetch, vista):

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from huggingface_hub import HfApi, get_session
 from huggingface_hub.hf_api import RepoFile
 
-from smolvlm2.data.download.record import RemoteFile
+from smolvlm2.data.download.record import CONSUMED_FILE, RECORD_FILE, RemoteFile
 from smolvlm2.data.download.retries import RetrySettings, call_patiently
 from smolvlm2.data.download.selection import Selection, matches
 from smolvlm2.data.sources.catalogue import Repo, Source
@@ -200,6 +200,11 @@ def _remote_file(source: Source, repo: Repo, commit: str, entry: RepoFile) -> Re
         raise DataError(
             f"{repo.hub_id} at {commit[:8]}: path {entry.path!r} would leave the raw folder; "
             "nothing of this repository is fetched"
+        )
+    if local in (RECORD_FILE, CONSUMED_FILE):
+        raise DataError(
+            f"{repo.hub_id} at {commit[:8]}: has a file {entry.path!r}, which would overwrite the "
+            "record of what was fetched; nothing of this repository is fetched"
         )
     return RemoteFile(
         source=source.name,

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -60,14 +61,19 @@ class Record:
         Raises:
             DataError: A file of the record is damaged.
         """
-        stored = _read(raw / RECORD_FILE)
-        consumed = _read(raw / CONSUMED_FILE)
+        stored = _read(raw / RECORD_FILE, {"commits": dict, "files": dict, "complete": bool})
+        files = stored.get("files", {})
+        if not all(isinstance(entry, dict) for entry in files.values()):
+            raise _damaged(raw / RECORD_FILE, "an entry of 'files' is no object")
+        consumed = _read(raw / CONSUMED_FILE, {"files": list}).get("files", [])
+        if not all(isinstance(e, dict) and {"file", "size"} <= e.keys() for e in consumed):
+            raise _damaged(raw / CONSUMED_FILE, "an entry of 'files' has no 'file' and 'size'")
         return cls(
             raw=raw,
             commits=stored.get("commits", {}),
-            files=stored.get("files", {}),
+            files=files,
             complete=stored.get("complete", False),
-            consumed={entry["file"]: entry["size"] for entry in consumed.get("files", [])},
+            consumed={entry["file"]: entry["size"] for entry in consumed},
         )
 
     def save(self) -> None:
@@ -127,16 +133,27 @@ def content_digest(path: Path, file: RemoteFile) -> str:
     return prefix + digest.hexdigest()
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path, kinds: Mapping[str, type]) -> dict[str, Any]:
+    """A JSON object whose values, where they are there, are of these kinds; {} for no file."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
     except ValueError as error:
-        raise DataError(
-            f"{path}: not valid JSON ({error}); delete it, what lies in the folder is then "
-            "recognised by its content"
-        ) from error
+        raise _damaged(path, f"not valid JSON ({error})") from error
     if not isinstance(value, dict):
-        raise DataError(f"{path}: expected a JSON object, found {type(value).__name__}")
+        raise _damaged(path, f"expected a JSON object, found {type(value).__name__}")
+    for name, kind in kinds.items():
+        if not isinstance(value.get(name, kind()), kind):
+            raise _damaged(
+                path, f"{name!r} is of type {type(value[name]).__name__}, expected {kind.__name__}"
+            )
     return value
+
+
+def _damaged(path: Path, found: str) -> DataError:
+    if path.name == CONSUMED_FILE:
+        advice = "repair it, or delete it and what prepare used up is fetched again"
+    else:
+        advice = "delete it, what lies in the folder is then recognised by its content"
+    return DataError(f"{path}: {found}; {advice}")
