@@ -94,6 +94,10 @@ def test_scores_are_printed_and_written_with_a_table(mine, tmp_path, capsys, che
     run = written["results"][0]["run"]
     assert {"weights", "tokenizer", "tile_size", "split", "longest_edge", "dtype"} <= set(run)
     assert run["dtype"] == "float32"
+    of_a_card = command.scores_of(output)
+    low, high = result.interval
+    assert f"| Mine | 0.0% | {low:.1%} to {high:.1%} | {result.n} | native |" in of_a_card
+    assert f"Of `{Path(checkpoint).name}`" in of_a_card
     table = output.with_suffix(".md").read_text()
     assert "## Mine by type" in table
     assert "rule `exact_match`" in table

@@ -160,6 +160,29 @@ def compare_files(a: Path, b: Path) -> str:
     return "\n".join([f"A: {name_a}", f"B: {name_b}", "", table.rstrip("\n"), *alone]) + "\n"
 
 
+def scores_of(path: Path) -> str:
+    """The scores of a result of ``evaluate --output`` as Markdown, for a model card.
+
+    Raises:
+        DataNotFoundError: No such file.
+        DataError: It is no such result.
+    """
+    checkpoint, results = read_results(path)
+    lines = [
+        "| benchmark | score | 95 % | questions | prompts |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for result in results.values():
+        low, high = result.interval
+        blank = ", blank pictures" if result.blank_images else ""
+        lines.append(
+            f"| {result.title}{blank} | {result.accuracy:.1%} | {low:.1%} to {high:.1%} "
+            f"| {result.n} | {result.prompt_style} |"
+        )
+    name = Path(checkpoint).name
+    return "\n".join([*lines, "", f"Of `{name}`, as `smolvlm2 evaluate` scores it."]) + "\n"
+
+
 def _alone(
     first: Mapping[str, BenchmarkResult], second: Mapping[str, BenchmarkResult]
 ) -> list[tuple[str, str]]:

@@ -83,11 +83,18 @@ def estimate(
 def export(
     checkpoint: Annotated[str, typer.Argument(help="A run, a step folder or a hub id.")],
     out: Annotated[Path, typer.Argument(help="Folder to write to.")],
+    scores: Annotated[
+        Path | None, typer.Option(help="JSON file of an evaluation, for the model card.")
+    ] = None,
 ) -> None:
-    """Write a checkpoint in Hugging Face format, adapters merged, and compare its logits."""
+    """Write a checkpoint in Hugging Face format, adapters merged, and compare its logits.
+
+    What comes from a run gets a model card, README.md, unless there is one.
+    """
+    from smolvlm2.cli.evaluate import scores_of
     from smolvlm2.training.export import export_checkpoint
 
-    export_checkpoint(checkpoint, out)
+    export_checkpoint(checkpoint, out, scores=None if scores is None else scores_of(scores))
     print(out)
 
 

@@ -22,6 +22,7 @@ from smolvlm2.model.sharded_files import METADATA, STATE_FILE, load_sharded, ver
 from smolvlm2.model.smolvlm import SmolVLM
 from smolvlm2.processing.processor import Processor
 from smolvlm2.training.adapters import are_adapters, merge_adapters
+from smolvlm2.training.model_card import CARD, card_for
 from smolvlm2.training.parallelize import whole_model
 from smolvlm2.training.recipe import Recipe
 from smolvlm2.training.run_folder import RunFolder
@@ -31,10 +32,17 @@ TOLERANCE = 1e-5
 UNFINISHED = ".export.partial"
 
 
-def export_checkpoint(checkpoint: str | Path, out: str | Path) -> None:
+def export_checkpoint(
+    checkpoint: str | Path, out: str | Path, *, scores: str | None = None
+) -> None:
     """Write a run, step folder or Hugging Face checkpoint in Hugging Face format.
 
-    Adapters in a step folder are merged.
+    Adapters in a step folder are merged. What comes from a run gets a model card.
+
+    Args:
+        checkpoint: Where it is.
+        out: Folder to write to.
+        scores: Markdown for the model card.
 
     Raises:
         CheckpointNotFoundError: No checkpoint there.
@@ -42,7 +50,8 @@ def export_checkpoint(checkpoint: str | Path, out: str | Path) -> None:
     """
     folder = resolve_checkpoint(checkpoint, patterns=("*.json", "*.safetensors", "*.jinja"))
     config, weights = read_weights(folder)
-    write_export(config, weights, Processor.from_pretrained(folder), Path(out))
+    card = card_for(Path(out), folder, config, scores=scores)
+    write_export(config, weights, Processor.from_pretrained(folder), Path(out), card=card)
 
 
 def average_checkpoints(run: str | Path, steps: Sequence[int], out: str | Path) -> None:
@@ -69,7 +78,8 @@ def average_checkpoints(run: str | Path, steps: Sequence[int], out: str | Path) 
         for name, tensor in weights.items():
             total[name] += tensor
     mean = {name: (tensor / len(folders)).float() for name, tensor in total.items()}
-    write_export(config, mean, Processor.from_pretrained(folders[0]), Path(out))
+    card = card_for(Path(out), there[max(steps)], config, averaged=steps)
+    write_export(config, mean, Processor.from_pretrained(folders[0]), Path(out), card=card)
 
 
 def read_weights(folder: Path) -> tuple[SmolVLMConfig, dict[str, Tensor]]:
@@ -104,9 +114,21 @@ def read_weights(folder: Path) -> tuple[SmolVLMConfig, dict[str, Tensor]]:
 
 
 def write_export(
-    config: SmolVLMConfig, weights: dict[str, Tensor], processor: Processor, out: Path
+    config: SmolVLMConfig,
+    weights: dict[str, Tensor],
+    processor: Processor,
+    out: Path,
+    *,
+    card: str | None = None,
 ) -> None:
     """Write files beside ``out``'s, compare their logits, and move them to their places.
+
+    Args:
+        config: Shapes.
+        weights: Under the model's own names.
+        processor: Whose files go with them.
+        out: Folder to write to.
+        card: Text of a ``README.md``; None writes none.
 
     Raises:
         CheckpointError: They cannot be written, or give other logits than the weights; or ``out``
@@ -124,6 +146,8 @@ def write_export(
         model = whole_model(config, weights, torch.device("cpu"))
         save_model(model, unfinished, weights)
         processor.save_pretrained(unfinished)
+        if card is not None:
+            (unfinished / CARD).write_text(card, encoding="utf-8")
         check_export(model, unfinished)
         for path in sorted(unfinished.iterdir()):
             os.replace(path, out / path.name)

@@ -11,6 +11,9 @@ from smolvlm2.training.run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
 
+START_FILE = "start.json"
+"""In the run's ``plan/``."""
+
 
 def record_start(run: RunFolder, checkpoint: str | Path | None) -> None:
     """Write down what a run begins from, where that is a checkpoint."""
@@ -57,4 +60,4 @@ def weights_digest(checkpoint: str | Path) -> str | None:
 
 
 def _file(run: RunFolder) -> Path:
-    return run.root / "plan" / "start.json"
+    return run.root / "plan" / START_FILE
