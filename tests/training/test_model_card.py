@@ -9,8 +9,8 @@ import yaml
 from smolvlm2.data.sources.catalogue import SOURCES
 from smolvlm2.model.config import SmolVLMConfig
 from smolvlm2.training import model_card as cards
-from smolvlm2.training.export import average_checkpoints, export_checkpoint
-from smolvlm2.training.model_card import CARD, Stage, card_for, model_card
+from smolvlm2.training.export import CARD, average_checkpoints, export_checkpoint
+from smolvlm2.training.model_card import Stage, card_for, model_card
 
 
 def step(run, number):

@@ -22,7 +22,6 @@ from smolvlm2.model.sharded_files import METADATA, STATE_FILE, load_sharded, ver
 from smolvlm2.model.smolvlm import SmolVLM
 from smolvlm2.processing.processor import Processor
 from smolvlm2.training.adapters import are_adapters, merge_adapters
-from smolvlm2.training.model_card import CARD, card_for
 from smolvlm2.training.parallelize import whole_model
 from smolvlm2.training.recipe import Recipe
 from smolvlm2.training.run_folder import RunFolder
@@ -30,6 +29,7 @@ from smolvlm2.training.run_folder import RunFolder
 TOLERANCE = 1e-5
 """Largest difference of logits between weights and files, relative to the largest logit."""
 UNFINISHED = ".export.partial"
+CARD = "README.md"
 
 
 def export_checkpoint(
@@ -50,6 +50,8 @@ def export_checkpoint(
     """
     folder = resolve_checkpoint(checkpoint, patterns=("*.json", "*.safetensors", "*.jinja"))
     config, weights = read_weights(folder)
+    from smolvlm2.training.model_card import card_for  # reads the catalogue; a run needs neither
+
     card = card_for(Path(out), folder, config, scores=scores)
     write_export(config, weights, Processor.from_pretrained(folder), Path(out), card=card)
 
@@ -78,6 +80,8 @@ def average_checkpoints(run: str | Path, steps: Sequence[int], out: str | Path) 
         for name, tensor in weights.items():
             total[name] += tensor
     mean = {name: (tensor / len(folders)).float() for name, tensor in total.items()}
+    from smolvlm2.training.model_card import card_for
+
     card = card_for(Path(out), there[max(steps)], config, averaged=steps)
     write_export(config, mean, Processor.from_pretrained(folders[0]), Path(out), card=card)
 

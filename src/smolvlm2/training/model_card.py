@@ -17,6 +17,7 @@ from smolvlm2.errors import SmolVLMError
 from smolvlm2.model.config import SmolVLMConfig
 from smolvlm2.model.hub import HUB_ID, read_json
 from smolvlm2.model.sharded_files import STATE_FILE
+from smolvlm2.training.export import CARD
 from smolvlm2.training.recipe import DataSettings, EvaluationSettings, Recipe
 from smolvlm2.training.run_folder import RunFolder
 from smolvlm2.training.schedule import PARTS
@@ -27,7 +28,6 @@ from smolvlm2.training.writers import LoggingSettings
 
 logger = logging.getLogger(__name__)
 
-CARD = "README.md"
 _LAST = 100
 """Steps whose losses are averaged."""
 _USE = """\
