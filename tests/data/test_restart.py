@@ -235,23 +235,6 @@ def test_shards_are_moved_where_a_file_has_but_one_name(
     assert tree_bytes(out) == whole
 
 
-def test_shards_that_a_killed_run_had_moved_are_not_lost(
-    raw, prepare, png, cauldron_row, write_rows, monkeypatch, tree_bytes
-):
-    write_pages(raw, png, cauldron_row, write_rows)
-    folder, _ = prepare(PAGES)
-    whole = tree_bytes(folder, skip=("inputs.json",))
-    shutil.rmtree(folder)
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "link", _refuse)
-        patch.setattr("smolvlm2.data.finishing.is_finished", _stop)
-        with pytest.raises(KeyboardInterrupt):
-            prepare(PAGES, consume=True)
-    assert list(raw.glob("*.parquet")) == []
-    prepare(PAGES)
-    assert tree_bytes(folder, skip=("inputs.json",)) == whole
-
-
 def test_what_a_killed_run_had_not_yet_removed_goes_with_the_next(clips, out, tokenizer):
     prepare_source(CLIPS, clips, out, tokenizer)
     child = subprocess.Popen([sys.executable, "-c", ""])
@@ -309,38 +292,6 @@ def test_files_mapped_before_can_be_consumed_later(
     prepare(PAGES)
     # Only the times of the raw files are no longer known.
     assert tree_bytes(folder, skip=("inputs.json",)) == whole
-
-
-def test_a_consumed_source_cannot_be_made_again(
-    raw, prepare, png, cauldron_row, write_rows, monkeypatch
-):
-    write_pages(raw, png, cauldron_row, write_rows)
-    folder, _ = prepare(PAGES, consume=True)
-    monkeypatch.setattr(prepare_module, "VERSION", prepare_module.VERSION + 1)
-    with pytest.raises(DataError, match=r"train-00000.*deleted by an earlier prepare --consume"):
-        prepare(PAGES)
-    assert len(Manifest.open(folder)) == 6
-
-
-def test_a_shard_that_does_not_read_back_keeps_its_raw_file(
-    raw, prepare, png, cauldron_row, write_rows, monkeypatch
-):
-    write_pages(raw, png, cauldron_row, write_rows)
-    plain = prepare_module.map_input
-
-    def on_a_bad_disk(place, item, stamp):
-        account = plain(place, item, stamp)
-        (shard,) = account.shards
-        content = bytearray((place.shards / shard).read_bytes())
-        content[600] ^= 255
-        (place.shards / shard).write_bytes(content)
-        return account
-
-    monkeypatch.setattr(prepare_module, "map_input", on_a_bad_disk)
-    with pytest.raises(DataError, match="reads back other bytes than were written"):
-        prepare(PAGES, consume=True)
-    assert len(list(raw.glob("*.parquet"))) == 2
-    assert not (raw / CONSUMED_FILE).exists()
 
 
 def test_archives_that_are_read_in_place_stay(clips, prepare):
