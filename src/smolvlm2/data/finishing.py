@@ -4,12 +4,13 @@ import errno
 import json
 import os
 import shutil
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from smolvlm2.data.inputs import InputStamp
-from smolvlm2.data.manifest import MANIFEST_FILE, SOURCE_FILE
+from smolvlm2.data.manifest import CONTAMINATION_FILE, MANIFEST_FILE, SOURCE_FILE
 from smolvlm2.data.shards import is_abandoned, make_durable, unfinished_name
 
 INPUTS_FILE = "inputs.json"
@@ -91,6 +92,9 @@ def finish(folder: Path, built: Path, out: Path, stamp: InputStamp) -> None:
         if path.is_file():
             make_durable(path)  # the parts go soon, and the raw files may be gone
     if not is_finished(out, stamp):
+        with suppress(FileNotFoundError):
+            # Says with which manifest it was made: training asks for another where rows changed.
+            shutil.copy2(out / CONTAMINATION_FILE, built / CONTAMINATION_FILE)
         old = folder.with_name(f"{folder.name}.old")
         shutil.rmtree(old, ignore_errors=True)
         if out.exists():
