@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from smolvlm2.data.geometry import TOKEN_COLUMNS, token_folder
+from smolvlm2.data.kept_results import put_in_place
 from smolvlm2.data.manifest import GEOMETRY_FOLDER, Manifest
-from smolvlm2.data.shards import is_abandoned, make_durable, unfinished_name
+from smolvlm2.data.shards import is_abandoned, unfinished_name
 from smolvlm2.processing.lengths import turn_tokens_of_many
 from smolvlm2.processing.tokenizer import Tokenizer
 
@@ -71,10 +72,5 @@ def write_token_columns(
     for place, (name, dtype) in enumerate(TOKEN_COLUMNS.items()):
         parts = [np.zeros(0, dtype=dtype), *(chunk[place] for chunk in counted)]
         np.save(unfinished / f"{name}.npy", np.concatenate(parts))
-        make_durable(unfinished / f"{name}.npy")
-    try:
-        unfinished.rename(target)
-    except OSError:
-        if not target.is_dir():
-            raise
-        shutil.rmtree(unfinished)  # another run was quicker, with equal content
+    put_in_place(unfinished, target)
+    shutil.rmtree(unfinished, ignore_errors=True)
