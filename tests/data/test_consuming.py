@@ -103,6 +103,15 @@ def test_an_archive_with_a_damaged_member_stays(raw, prepare, png):
     assert (raw / "E.zip").exists()
 
 
+@pytest.mark.parametrize("lost", ["ledger.jsonl", "geometry/media_width.npy", "source.json"])
+def test_a_source_that_lost_a_file_is_made_again(pages, prepare, tree_bytes, lost):
+    folder, first = prepare(PAGES)
+    whole = tree_bytes(folder)
+    (folder / lost).unlink()
+    assert prepare(PAGES)[1] == first
+    assert tree_bytes(folder) == whole
+
+
 def test_a_source_that_lost_a_shard_is_made_again(pages, prepare, tree_bytes):
     folder, first = prepare(PAGES)
     whole = tree_bytes(folder)

@@ -9,8 +9,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from smolvlm2.data.geometry import COLUMNS
 from smolvlm2.data.inputs import InputStamp
-from smolvlm2.data.manifest import CONTAMINATION_FILE, MANIFEST_FILE, SOURCE_FILE
+from smolvlm2.data.manifest import (
+    CONTAMINATION_FILE,
+    GEOMETRY_FOLDER,
+    LEDGER_FILE,
+    MANIFEST_FILE,
+    SOURCE_FILE,
+)
 from smolvlm2.data.shards import is_abandoned, make_durable, unfinished_name
 
 INPUTS_FILE = "inputs.json"
@@ -21,9 +28,10 @@ SHARDS_FOLDER = "shards"
 def is_finished(out: Path, stamp: InputStamp) -> bool:
     """Whether a source is complete, and was made from the same inputs in the same way.
 
-    Training says which shard it misses, and to prepare again: so that must not find it finished.
+    Training says which file it misses, and to prepare again: so that must not find it finished.
     """
-    names = (MANIFEST_FILE, SOURCE_FILE, INPUTS_FILE)
+    columns = (f"{GEOMETRY_FOLDER}/{name}.npy" for name in COLUMNS)
+    names = (MANIFEST_FILE, SOURCE_FILE, INPUTS_FILE, LEDGER_FILE, *columns)
     if not all((out / name).is_file() for name in names):
         return False
     try:

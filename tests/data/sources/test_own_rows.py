@@ -210,8 +210,9 @@ def test_parquet_that_was_consumed_is_still_parquet(tmp_path, tokenizer, png):
 def test_rows_are_found_in_whatever_case_their_endings_are_written(tmp_path):
     for name in ("a.json", "b.JSONL", "c.ndjson", "d.txt"):
         (tmp_path / name).touch()
+    (tmp_path / "link.json").symlink_to(tmp_path / "nowhere")
     files = [path.name for path in OWN.record_files(tmp_path)]
-    assert files == ["a.json", "b.JSONL", "c.ndjson"]
+    assert files == ["a.json", "b.JSONL", "c.ndjson", "link.json"]
 
 
 def test_an_image_of_another_form_is_named(tmp_path):

@@ -198,9 +198,12 @@ def _joined(content: list[Any], marks: dict[str, str]) -> tuple[str, list[Named]
 
 
 def _rows_below(raw: Path, pattern: re.Pattern[str]) -> list[Path]:
-    """Files of rows, by name, in whatever case their endings are written."""
+    """Files of rows, by name, in whatever case their endings are written.
+
+    A link that leads nowhere is one, too: opening it says so.
+    """
     found = (path for path in raw.rglob("*") if pattern.search(path.name))
-    return visible(raw, (path for path in found if path.is_file()))
+    return visible(raw, (path for path in found if path.is_file() or not path.exists()))
 
 
 def own_adapter(raw: Path) -> str:
