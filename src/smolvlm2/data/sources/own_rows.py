@@ -212,9 +212,16 @@ def own_adapter(raw: Path) -> str:
     Raises:
         DataError: It holds rows in JSON and in parquet, of which only one kind would be read.
     """
-    gone = list(read_consumed(raw))
+    gone = [name for name, entry in read_consumed(raw).items() if entry["kind"] == "rows"]
     first = [
-        next((name for name in (*map(str, _rows_below(raw, each)), *gone) if each.search(name)), "")
+        next(
+            (
+                name
+                for name in (*map(str, _rows_below(raw, each)), *gone)
+                if each.search(Path(name).name)
+            ),
+            "",
+        )
         for each in (_JSON, _PARQUET)
     ]
     if all(first):
