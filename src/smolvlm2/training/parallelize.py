@@ -35,6 +35,8 @@ logger = logging.getLogger(__name__)
 
 FREE_SHARE = 0.9
 """Of a device's memory: what a run may plan to use; the runtime and fragments take the rest."""
+GRAPHS = 32
+"""Graphs that torch may compile of one function; past them ``fullgraph`` ends the run."""
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -231,6 +233,9 @@ def compile_blocks(model: SmolVLM, *, mode: str | None = None) -> None:
         # With torch 2.11 a block that begins to train would keep the graph of the frozen one, where
         # sharding does not set its parameters anew.
         config.skip_tensor_guards_with_matching_dict_tags = False
+    # torch's 8 are not enough: a recomputed block is one function for both kinds of blocks, each
+    # has graphs for training and validation, frozen and not, and for a shorter last chunk of tiles.
+    config.recompile_limit = max(config.recompile_limit, GRAPHS)
     for layer in (model.vision_encoder.embeddings, *blocks_of(model)):
         layer.forward = torch.compile(layer.forward, mode=mode, fullgraph=True)
 
