@@ -128,8 +128,6 @@ def parallelize(
     Returns:
         The mesh; None on devices that cannot shard (mps), which train in one process.
     """
-    if training.deterministic:
-        choose_deterministic_kernels(world.device)
     asked = training.checkpointing
     mode = checkpointing or ("none" if asked == "auto" else asked)
     if mode != "none":
@@ -160,11 +158,12 @@ def parallelize(
 def choose_deterministic_kernels(device: torch.device) -> None:
     """Let every operation on CUDA give the same bits every time, or fail; a CPU's do anyway.
 
-    cuDNN's attention is left out: its backward pass adds in any order.
+    Call it before the process's first product on the device. cuDNN's attention is left out: its
+    backward pass adds in any order.
     """
     if device.type != "cuda":
         return
-    # Read when the first product runs.
+    # torch looks at it once, when the first product runs, and refuses all of them from then on.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True)
     torch.backends.cuda.enable_cudnn_sdp(False)
