@@ -27,6 +27,13 @@ VARIANTS = {
 compiled; the Trainer's default precision."""
 
 
+def cast_weights(model: torch.nn.Module, dtype: torch.dtype) -> None:
+    """Weights alone: with rotary frequencies in bf16 it would be another function than ours, and
+    than what transformers itself makes of a checkpoint."""
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(dtype)
+
+
 @dataclass(kw_only=True)
 class Peer:
     """transformers' model with our weights."""
@@ -54,7 +61,8 @@ class Peer:
             chosen = {"text_config": "flex_attention", "vision_config": "sdpa"}
             self.model.set_attn_implementation(chosen)
         self._copy_weights()
-        self.model = self.model.to(dtype).train()
+        cast_weights(self.model, dtype)
+        self.model.train()
         if self.checkpointing:
             self.model.gradient_checkpointing_enable({"use_reentrant": False})
         if self.frozen:

@@ -178,5 +178,17 @@ def test_global_switches_of_a_variant_are_put_back():
     with settings_of(Variant(separate_products=True, deterministic=True)):
         assert text_decoder.fused_linear is not before
         assert torch.are_deterministic_algorithms_enabled()
+        # With a warning alone torch's attention keeps its backward pass as it is.
+        assert not torch.is_deterministic_algorithms_warn_only_enabled()
     assert text_decoder.fused_linear is before
     assert not torch.are_deterministic_algorithms_enabled()
+
+
+def test_weights_are_cast_and_rotary_frequencies_are_not():
+    from train_gpu_peer import cast_weights
+
+    model = torch.nn.Linear(2, 2)
+    model.register_buffer("inv_freq", torch.rand(2))
+    cast_weights(model, torch.bfloat16)
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
+    assert model.inv_freq.dtype == torch.float32
