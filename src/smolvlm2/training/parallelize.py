@@ -305,7 +305,8 @@ def precision_policy(device: torch.device, *, bf16: bool) -> MixedPrecisionPolic
     """bf16 products on CUDA where asked for; weights kept and gradients summed in fp32."""
     if device.type != "cuda" or not bf16:
         return MixedPrecisionPolicy(cast_forward_inputs=False)
-    if not torch.cuda.is_bf16_supported():
+    # GPUs before Ampere only emulate it: slower than fp32, and Triton has no bf16 for them.
+    if not torch.cuda.is_bf16_supported(including_emulation=False):
         logger.warning("training.bf16 is set, but %s has no bf16: computing in fp32", device)
         return MixedPrecisionPolicy(cast_forward_inputs=False)
     # Inputs stay as they are: loss weights must not lose digits.
