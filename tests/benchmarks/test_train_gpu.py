@@ -113,6 +113,17 @@ def test_packs_are_of_one_shape_and_full():
         )
 
 
+def test_packs_are_as_full_as_those_of_training():
+    from train_gpu_shapes import SIZES, draw_packs
+
+    from smolvlm2.plan.packs import Capacity
+
+    capacity = Capacity(tokens=512, tiles=84, documents=64)
+    packs = draw_packs(SIZES["tiny"], capacity, count=5)
+    assert sum(pack.batch.tiles for pack in packs) > 0.98 * 5 * 84
+    assert sum(pack.batch.tokens for pack in packs) > 0.94 * 5 * 512
+
+
 def test_results_go_behind_those_of_earlier_runs(tmp_path):
     from train_gpu import Results
 
