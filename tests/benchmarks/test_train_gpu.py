@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -203,3 +204,38 @@ def test_weights_are_cast_and_rotary_frequencies_are_not():
     cast_weights(model, torch.bfloat16)
     assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
     assert model.inv_freq.dtype == torch.float32
+
+
+def test_transformers_is_timed_over_as_many_packs_as_we_are(monkeypatch):
+    import train_gpu_peer as peer
+
+    def timed(work, device, **how):
+        work()
+        asked.update(how)
+        return {"median": 4.0, "p10": 4.0, "p90": 4.0, "n": 1}
+
+    asked = {}
+    monkeypatch.setattr(peer, "timed", timed)
+    each = object.__new__(peer.Peer)
+    each.device, each.model = torch.device("cpu"), torch.nn.Linear(1, 1)
+    each.batches, each.passes = lambda pack: [], lambda *_: torch.zeros(())
+    found = each.measure([SimpleNamespace(supervised=1)] * 4, SimpleNamespace(supervised=1))
+    assert asked["least"] == 3  # of four packs
+    assert found["ms"]["median"] == 1
+
+
+def test_transformers_rows_are_of_one_length():
+    from train_gpu_peer import Peer
+    from train_gpu_shapes import SIZES, draw_packs
+
+    from smolvlm2.plan.packs import Capacity
+
+    each = object.__new__(Peer)
+    each.config, each.device, each.model = SIZES["tiny"], torch.device("cpu"), torch.nn.Linear(1, 1)
+    (pack,) = draw_packs(SIZES["tiny"], Capacity(tokens=512, tiles=40, documents=16), count=1)
+    row = each._row(pack)
+    used = int(pack.lengths.sum())
+    assert used < 512
+    assert {row[name].shape for name in ("input_ids", "labels", "position_ids")} == {(1, 512)}
+    assert row["position_ids"][0, used:].tolist() == list(range(512 - used))
+    assert (row["labels"] >= 0).sum() == pack.supervised
