@@ -257,8 +257,7 @@ def choose_device(launch: Launch, name: str | None = None) -> torch.device:
     """The device of this rank: the named kind, else CUDA where there is one, else the CPU.
 
     Raises:
-        ConfigError: No such device, more processes on this machine than GPUs, or several on a kind
-            that has one.
+        ConfigError: No such device, more processes on this machine than GPUs, or several on one.
     """
     kind = name or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -275,6 +274,13 @@ def choose_device(launch: Launch, name: str | None = None) -> torch.device:
                 f"GPU{'s' if here != 1 else ''}; start {here} (--num_processes {here})"
             )
         return torch.device("cuda", launch.local_rank)
+    if device.type == "cuda" and device.index >= here:
+        raise ConfigError(f"--device {kind}: the GPUs here are cuda:0 to cuda:{here - 1}")
+    if device.type == "cuda" and launch.local_size > 1:
+        raise ConfigError(
+            f"--device {kind}: one GPU for {launch.local_size} processes; give cuda, and each "
+            f"takes one of its own"
+        )
     if device.type not in ("cpu", "cuda") and launch.size > 1:
         raise ConfigError(f"--device {kind}: trains in one process, but {launch.size} were started")
     return device

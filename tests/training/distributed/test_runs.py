@@ -259,6 +259,15 @@ def test_more_processes_than_gpus_are_refused(monkeypatch):
         choose_device(Launch(size=2, local_size=2), "mps")
 
 
+def test_a_gpu_of_a_number_is_one_that_is_here_and_not_shared(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert choose_device(Launch(), "cuda:1") == torch.device("cuda", 1)
+    with pytest.raises(ConfigError, match="--device cuda:2: the GPUs here are cuda:0 to cuda:1"):
+        choose_device(Launch(), "cuda:2")
+    with pytest.raises(ConfigError, match="--device cuda:0: one GPU for 2 processes; give cuda"):
+        choose_device(Launch(size=2, local_size=2), "cuda:0")
+
+
 def test_a_device_that_is_not_here_is_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     with pytest.raises(ConfigError, match="--device cuda: no GPU is visible here; leave it out"):
