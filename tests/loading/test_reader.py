@@ -1,5 +1,6 @@
 """One pack, from locators to arrays."""
 
+import errno
 from dataclasses import replace
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from smolvlm2.data.media import MediaStore
 from smolvlm2.loading.micro_batch import PackBuffers
 from smolvlm2.plan.packs import Capacity
+from smolvlm2.processing.range_file import RangeFile
 
 ROOM = Capacity(tokens=2000, tiles=40, documents=8)
 
@@ -75,6 +77,29 @@ def test_what_a_skipped_sample_left_behind_is_gone(make_reader, planned_world, b
         assert [skip.sample_id for skip in skips] == [broken_id] * (planned != kept)
         for name, value in vars(expected).items():
             np.testing.assert_array_equal(getattr(found, name), value, err_msg=name)
+
+
+def test_a_disk_that_fails_within_a_clip_costs_that_sample(planned_world, monkeypatch):
+    reader, plans = planned_world
+    clip, text = plans[3], plans[0]
+    whole = RangeFile.readinto
+    reads, failing = [], []
+
+    def fail(self, buffer):
+        reads.append(self)
+        if len(reads) in failing:
+            raise OSError(errno.EIO, "Input/output error")
+        return whole(self, memoryview(buffer)[:500])  # a clip of many reads, small as it is
+
+    monkeypatch.setattr(RangeFile, "readinto", fail)
+    read(reader, [clip])
+    for number in range(1, len(reads) + 1, 3):
+        reads.clear()
+        failing[:] = [number]
+        found, skips = read(reader, [clip, text])
+        assert [skip.reason for skip in skips] == ["corrupt_media"]
+        assert "Input/output error" in skips[0].detail
+        assert len(found.sample_ids) == 1
 
 
 def test_workers_get_no_tables(planned_world):

@@ -238,6 +238,10 @@ class PackReader:
         source = store.open(locator)
         try:
             return self.processor.read_medium(kind, source, limit, out=room)
+        except MediaError:
+            raise
+        except OSError as error:  # the disk's, from within the decoder
+            raise MediaError(f"{source}: cannot be read ({error})") from error
         finally:
             if isinstance(source, RangeFile):
                 source.close()
