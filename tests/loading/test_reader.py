@@ -9,6 +9,7 @@ import pytest
 from smolvlm2.data.media import MediaStore
 from smolvlm2.loading.micro_batch import PackBuffers
 from smolvlm2.plan.packs import Capacity
+from smolvlm2.processing import image_reading
 from smolvlm2.processing.range_file import RangeFile
 
 ROOM = Capacity(tokens=2000, tiles=40, documents=8)
@@ -100,6 +101,31 @@ def test_a_disk_that_fails_within_a_clip_costs_that_sample(planned_world, monkey
         assert [skip.reason for skip in skips] == ["corrupt_media"]
         assert "Input/output error" in skips[0].detail
         assert len(found.sample_ids) == 1
+
+
+def test_a_picture_too_large_for_the_memory_left_costs_that_sample(planned_world, monkeypatch):
+    reader, plans = planned_world
+    picture, text = plans[1], plans[0]
+    place = reader.manifests[picture.source].row(picture.row).media[0]
+
+    def run_out(image):
+        raise MemoryError
+
+    monkeypatch.setattr(image_reading, "_to_rgb", run_out)
+    found, (skip,) = read(reader, [picture, text])
+    assert (skip.reason, len(found.sample_ids)) == ("corrupt_media", 1)
+    assert skip.detail == f"{place}: cannot be read (MemoryError())"
+
+
+def test_a_skip_says_where_its_medium_lies(make_reader, planned_world, broken_world):
+    overrides, broken_id = broken_world
+    reader = replace(make_reader(*overrides)[1], capacity=ROOM)
+    source = next(i for i, m in enumerate(reader.manifests) if m.source == broken_id.split("/")[0])
+    manifest = reader.manifests[source]
+    row = manifest.find(broken_id)
+    broken = planned_world[1][1]._replace(source=source, row=row)
+    _, (skip,) = read(reader, [broken])
+    assert skip.detail.startswith(f"{manifest.row(row).media[0]}: image of ")
 
 
 def test_workers_get_no_tables(planned_world):

@@ -232,16 +232,16 @@ class PackReader:
         limit: int | None,
         room: np.ndarray,
     ) -> ReadMedium:
-        if kind != "video":
-            return self.processor.read_medium(kind, store.read(locator), limit, out=room)
         # Few bytes of a clip are needed: they are read where they lie.
-        source = store.open(locator)
+        source = store.open(locator) if kind == "video" else store.read(locator)
         try:
             return self.processor.read_medium(kind, source, limit, out=room)
-        except MediaError:
-            raise
-        except OSError as error:  # the disk's, from within the decoder
-            raise MediaError(f"{source}: cannot be read ({error})") from error
+        except MediaError as error:
+            if isinstance(source, RangeFile):
+                raise  # which names its place
+            raise MediaError(f"{locator}: {error}", reason=error.reason) from error
+        except (OSError, MemoryError) as error:  # the disk's, within a decoder; or a huge picture
+            raise MediaError(f"{locator}: cannot be read ({error!r})") from error
         finally:
             if isinstance(source, RangeFile):
                 source.close()
