@@ -1,5 +1,6 @@
 """What the packets of odd containers say of a clip; the plain ones are in test_video.py."""
 
+import errno
 import io
 from collections.abc import Callable
 
@@ -9,6 +10,7 @@ import pytest
 
 from smolvlm2.errors import MediaError
 from smolvlm2.processing import video_decoding
+from smolvlm2.processing.range_file import RangeFile
 from smolvlm2.processing.video import VideoSettings, probe_video, read_video
 
 Encode = Callable[..., bytes]
@@ -23,6 +25,28 @@ def test_the_end_is_missed_where_no_header_counts_frames(encode_video: Encode, k
     assert probe_video(whole).num_frames == 60
     with pytest.raises(MediaError, match=f"cut off: {found} are there"):
         probe_video(whole[: len(whole) * 6 // 10])
+
+
+def test_a_disk_that_fails_is_not_taken_for_a_damaged_file(encode_video: Encode, tmp_path):
+    (tmp_path / "clip.mp4").write_bytes(encode_video(30, 10))
+    reads = []
+
+    class Failing(RangeFile):
+        """Fails at one of its reads, which are small."""
+
+        def readinto(self, buffer: memoryview) -> int:
+            reads.append(len(buffer))
+            if len(reads) == wrong:
+                raise OSError(errno.EIO, "Input/output error")
+            return super().readinto(memoryview(buffer)[:500])
+
+    wrong = 0
+    with Failing(tmp_path / "clip.mp4") as whole:
+        assert probe_video(whole).num_frames == 30
+    for wrong in range(1, len(reads) + 1):  # noqa: B007 - read by the file
+        reads.clear()
+        with Failing(tmp_path / "clip.mp4") as clip, pytest.raises(OSError, match="Input/output"):
+            probe_video(clip)
 
 
 def test_a_picture_that_ends_before_the_sound_is_whole():

@@ -86,6 +86,7 @@ def open_video(source: VideoFile) -> Any:
     Raises:
         MediaNotFoundError: No such file.
         MediaError: ``corrupt_media`` where the bytes are no video.
+        OSError: An open file cannot be read further: the disk's fault, not the file's.
     """
     name = name_of(source)
     if isinstance(source, str | Path):
@@ -104,7 +105,7 @@ def open_video(source: VideoFile) -> Any:
         )
     try:
         container = av.open(target)
-    except (av.FFmpegError, OSError, UnicodeError) as error:
+    except (av.FFmpegError, UnicodeError) as error:
         raise MediaError(f"{name}: not a readable video ({error}); replace or skip it") from error
     if not container.streams.video:
         container.close()
