@@ -90,8 +90,8 @@ def settings_of(variant: Variant) -> Iterator[None]:
                 module.fused_linear = lambda x, *layers: tuple(layer(x) for layer in layers)
         if variant.deterministic:
             stack.callback(torch.use_deterministic_algorithms, False)
-            # A warning only: what else is not deterministic would keep attention from being timed.
-            torch.use_deterministic_algorithms(True, warn_only=True)
+            # Not a warning alone: then torch's attention keeps its other backward pass.
+            torch.use_deterministic_algorithms(True)
         yield
 
 

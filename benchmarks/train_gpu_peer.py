@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from train_gpu_own import SEED, compilations
 from train_gpu_shapes import GeneratedPack
-from train_gpu_timing import timed
+from train_gpu_timing import LEAST, SECONDS, timed
 
 from smolvlm2.model.config import SmolVLMConfig
 from smolvlm2.model.hf_format import hf_name
@@ -25,6 +25,13 @@ VARIANTS = {
 }
 """As users run it; the published way; one row with restarting positions; the same with every layer
 compiled; the Trainer's default precision."""
+
+
+def cast_weights(model: torch.nn.Module, dtype: torch.dtype) -> None:
+    """Weights alone: with rotary frequencies in bf16 it would be another function than ours, and
+    than what transformers itself makes of a checkpoint."""
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(dtype)
 
 
 @dataclass(kw_only=True)
@@ -54,7 +61,8 @@ class Peer:
             chosen = {"text_config": "flex_attention", "vision_config": "sdpa"}
             self.model.set_attn_implementation(chosen)
         self._copy_weights()
-        self.model = self.model.to(dtype).train()
+        cast_weights(self.model, dtype)
+        self.model.train()
         if self.checkpointing:
             self.model.gradient_checkpointing_enable({"use_reentrant": False})
         if self.frozen:
@@ -83,12 +91,19 @@ class Peer:
         return (torch.from_numpy(tiles).to(self.device).float() / 127.5 - 1).to(dtype)
 
     def _row(self, pack: GeneratedPack) -> dict[str, Tensor]:
-        ids = np.concatenate([sample.input_ids for sample in pack.samples])
+        # Of constant length, as ours: for every new one flex attention would be compiled again.
+        filler = len(pack.batch.input_ids) - int(pack.lengths.sum())
+        ids = np.concatenate(
+            [
+                *(sample.input_ids for sample in pack.samples),
+                np.full(filler, self.config.pad_token_id),
+            ]
+        )
         labels, starts = np.full_like(ids, IGNORED), np.cumsum([0, *pack.lengths])
         for sample, end in zip(pack.samples, starts[1:], strict=True):
             labels[end - sample.supervised : end] = ids[end - sample.supervised : end]
         pixels = np.concatenate([sample.pixel_values for sample in pack.samples])
-        positions = np.concatenate([np.arange(length) for length in pack.lengths])
+        positions = np.concatenate([np.arange(length) for length in (*pack.lengths, filler)])
         arrays = {"input_ids": ids, "labels": labels, "position_ids": positions}
         row = {k: torch.from_numpy(v)[None].to(self.device) for k, v in arrays.items()}
         return row | {"pixel_values": self._pixels(pixels)[None]}
@@ -129,7 +144,12 @@ class Peer:
         return total
 
     def measure(
-        self, packs: list[GeneratedPack], check: GeneratedPack, **how: Any
+        self,
+        packs: list[GeneratedPack],
+        check: GeneratedPack,
+        *,
+        least: int = LEAST,
+        seconds: float = SECONDS,
     ) -> dict[str, Any]:
         """Milliseconds a pack, memory, and the loss of the check's pack."""
         loss = float(self.passes(self.batches(check), check.supervised))
@@ -146,7 +166,9 @@ class Peer:
         cuda = self.device.type == "cuda"
         if cuda:
             torch.cuda.reset_peak_memory_stats(self.device)
-        ms = timed(step, self.device, **how)
+        # As many packs as of ours: a call goes through all of them.
+        calls = -(-least // len(packs))
+        ms = timed(step, self.device, warm_up=1, least=calls, seconds=seconds)
         for name in ("median", "p10", "p90"):
             ms[name] = round(ms[name] / len(packs), 4)
         found: dict[str, Any] = {"ms": ms, "loss": loss, "graph_breaks": breaks}

@@ -9,7 +9,7 @@ from plan_mixtures import general
 from smolvlm2.loading.micro_batch import MicroBatch
 from smolvlm2.model.config import SmolVLMConfig, TextConfig, VisionConfig
 from smolvlm2.plan.cost import CostModel
-from smolvlm2.plan.packs import Capacity, Pack
+from smolvlm2.plan.packs import Capacity, Pack, PackSettings
 from smolvlm2.plan.plan import Plan
 from smolvlm2.plan.samples import SourceTable
 from smolvlm2.training.generated import GeneratedIds, GeneratedSample, generate, lay_out
@@ -109,7 +109,9 @@ def draw_packs(
     scaled = [_scaled(table, capacity, scale) for table in general((8, 32))]
     shares = [share for share, table in zip(SHARES, scaled, strict=True) if len(table)]
     tables = [table for table in scaled if len(table)]
-    plan = Plan(tables, shares, capacity=capacity, packs_per_step=1, window=128, seed=0)
+    # Training's own window: packs of fewer samples are emptier, and filler is not useful work.
+    window = PackSettings().window
+    plan = Plan(tables, shares, capacity=capacity, packs_per_step=1, window=window, seed=0)
     packs = []
     for number, pack in enumerate(plan.packs_of_window(0)[:count]):
         made = [

@@ -9,7 +9,7 @@ usage: scripts/setup_environment.sh [--extra NAMES]
 Makes .venv and installs this package with the extras for this machine:
   NVIDIA GPU      cloud,dev
   Apple silicon   local,dev
-  otherwise       local,dev, with a CPU build of torch (constraints-cpu.txt)
+  otherwise       local,dev, with a CPU build of torch where pip finds one (constraints-cpu.txt)
 
   --extra NAMES   install these extras of pyproject.toml instead, such as `cloud` or `local,dev`
   PYTHON=path     use this Python, 3.11 or newer (the package alone runs on 3.10 too)
@@ -75,6 +75,15 @@ if ! .venv/bin/python -c "$usable" 2>/dev/null; then
   }
 fi
 rm -f "$stamp"
+
+# What an index calls torch is for CUDA on Linux, unless the version ends in +cpu; pip prefers that one.
+torch="$(sed -n 's/^torch==//p' constraints-cpu.txt)"
+if [ -n "$constraints" ] && [ "$(uname -sm)" = "Linux x86_64" ] \
+  && ! .venv/bin/python -c 'import torch' 2>/dev/null \
+  && ! .venv/bin/python -m pip index versions torch 2>/dev/null | grep -qF "$torch+cpu"; then
+  echo "note: pip finds torch $torch with CUDA's libraries only, gigabytes that do no harm. To save them, end this,"
+  echo "      set PIP_EXTRA_INDEX_URL to PyTorch's index of CPU builds (pytorch.org, Get Started, CPU) and start again"
+fi
 .venv/bin/python -m pip install --quiet --disable-pip-version-check \
   ${constraints:+-c "$constraints"} -e ".[$chosen]"
 printf '%s\n' "$want" >"$stamp"

@@ -142,6 +142,28 @@ def test_setup_refuses_a_python_for_intel_macs(fresh):
     assert f"PYTHON={python} is not a Python 3.11 or newer for arm64" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("versions", "noted"), [("2.15.0, 2.13.0", True), ("2.15.0, 2.13.0+cpu, 2.13.0", False)]
+)
+def test_setup_says_when_torch_would_bring_cuda(fresh, versions, noted):
+    programs = {
+        fresh / "bin/uname": '[ "$1" = -sm ] && echo Linux x86_64 || echo Linux',
+        fresh / ".venv/bin/python": f"""case "$*" in
+          *"import torch"*) exit 1 ;;
+          *"index versions"*) echo "Available versions: {versions}" ;;
+        esac""",
+    }
+    (fresh / ".venv/bin").mkdir(parents=True, exist_ok=True)
+    for path, text in programs.items():
+        path.unlink(missing_ok=True)
+        path.write_text(f"#!/bin/bash\n{text}\n")
+        path.chmod(0o755)
+    done = call(fresh / "scripts/setup_environment.sh", path=str(fresh / "bin"))
+    assert done.returncode == 0, done.stderr
+    assert ("set PIP_EXTRA_INDEX_URL" in done.stdout) == noted
+    assert "setup: done" in done.stdout
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not (BIN / "accelerate").is_file(), reason="needs accelerate")
 @pytest.mark.parametrize("processes", ["1", "2"])

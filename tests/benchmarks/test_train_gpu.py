@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -113,6 +114,17 @@ def test_packs_are_of_one_shape_and_full():
         )
 
 
+def test_packs_are_as_full_as_those_of_training():
+    from train_gpu_shapes import SIZES, draw_packs
+
+    from smolvlm2.plan.packs import Capacity
+
+    capacity = Capacity(tokens=512, tiles=84, documents=64)
+    packs = draw_packs(SIZES["tiny"], capacity, count=5)
+    assert sum(pack.batch.tiles for pack in packs) > 0.98 * 5 * 84
+    assert sum(pack.batch.tokens for pack in packs) > 0.94 * 5 * 512
+
+
 def test_results_go_behind_those_of_earlier_runs(tmp_path):
     from train_gpu import Results
 
@@ -178,5 +190,52 @@ def test_global_switches_of_a_variant_are_put_back():
     with settings_of(Variant(separate_products=True, deterministic=True)):
         assert text_decoder.fused_linear is not before
         assert torch.are_deterministic_algorithms_enabled()
+        # With a warning alone torch's attention keeps its backward pass as it is.
+        assert not torch.is_deterministic_algorithms_warn_only_enabled()
     assert text_decoder.fused_linear is before
     assert not torch.are_deterministic_algorithms_enabled()
+
+
+def test_weights_are_cast_and_rotary_frequencies_are_not():
+    from train_gpu_peer import cast_weights
+
+    model = torch.nn.Linear(2, 2)
+    model.register_buffer("inv_freq", torch.rand(2))
+    cast_weights(model, torch.bfloat16)
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
+    assert model.inv_freq.dtype == torch.float32
+
+
+def test_transformers_is_timed_over_as_many_packs_as_we_are(monkeypatch):
+    import train_gpu_peer as peer
+
+    def timed(work, device, **how):
+        work()
+        asked.update(how)
+        return {"median": 4.0, "p10": 4.0, "p90": 4.0, "n": 1}
+
+    asked = {}
+    monkeypatch.setattr(peer, "timed", timed)
+    each = object.__new__(peer.Peer)
+    each.device, each.model = torch.device("cpu"), torch.nn.Linear(1, 1)
+    each.batches, each.passes = lambda pack: [], lambda *_: torch.zeros(())
+    found = each.measure([SimpleNamespace(supervised=1)] * 4, SimpleNamespace(supervised=1))
+    assert asked["least"] == 3  # of four packs
+    assert found["ms"]["median"] == 1
+
+
+def test_transformers_rows_are_of_one_length():
+    from train_gpu_peer import Peer
+    from train_gpu_shapes import SIZES, draw_packs
+
+    from smolvlm2.plan.packs import Capacity
+
+    each = object.__new__(Peer)
+    each.config, each.device, each.model = SIZES["tiny"], torch.device("cpu"), torch.nn.Linear(1, 1)
+    (pack,) = draw_packs(SIZES["tiny"], Capacity(tokens=512, tiles=40, documents=16), count=1)
+    row = each._row(pack)
+    used = int(pack.lengths.sum())
+    assert used < 512
+    assert {row[name].shape for name in ("input_ids", "labels", "position_ids")} == {(1, 512)}
+    assert row["position_ids"][0, used:].tolist() == list(range(512 - used))
+    assert (row["labels"] >= 0).sum() == pack.supervised

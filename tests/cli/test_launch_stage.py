@@ -75,6 +75,8 @@ except KeyboardInterrupt:
         env={"PATH": f"{tmp_path}:{os.environ['PATH']}", "HOME": str(tmp_path)},
         stdout=subprocess.PIPE,
         start_new_session=True,
+        # What starts these tests in the background lets them ignore Ctrl-C.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as script:
         assert script.stdout is not None
         script.stdout.readline()

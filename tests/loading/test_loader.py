@@ -131,6 +131,36 @@ def test_stale_geometry_stops_the_loader(world_steps):
         steps_of(data, replace(reader, tables=tables), workers=1, count=1)
 
 
+def test_an_error_is_told_to_whoever_asks_again(world_steps):
+    data, reader, _ = world_steps
+    tables = [replace(table, tokens=table.tokens + 1) for table in reader.tables]
+    with Loader(data.plan, replace(reader, tables=tables), Position(), workers=1) as loader:
+        for _ in range(2):
+            steps = iter(loader)
+            for _ in range(2):
+                with pytest.raises(DataError, match="geometry belongs to other data"):
+                    next(steps)
+
+
+@pytest.mark.parametrize("again", [True, False])
+def test_a_step_that_was_interrupted_is_still_to_come(world_steps, monkeypatch, again):
+    data, reader, expected = world_steps
+    with Loader(data.plan, reader, Position(), workers=1) as loader:
+        steps, result, asked = iter(loader), loader.pool.result, []
+
+        def interrupted_once(ticket):
+            asked.append(ticket)
+            if len(asked) == 2:
+                raise KeyboardInterrupt
+            return result(ticket)
+
+        monkeypatch.setattr(loader.pool, "result", interrupted_once)
+        with pytest.raises(KeyboardInterrupt):
+            next(steps)
+        steps = iter(loader) if again else steps
+        assert_equal([keep(step) for step in islice(steps, 2)], expected[:2])
+
+
 def test_packs_hold_what_the_plan_says_in_its_order(world_steps):
     data, _, steps = world_steps
     position = Position()

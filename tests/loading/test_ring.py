@@ -100,6 +100,26 @@ def test_memory_is_what_the_machine_and_the_control_group_leave(tmp_path):
     assert available_memory(tmp_path) == 0
 
 
+@pytest.mark.parametrize(
+    ("folder", "limit", "used", "prefix"),
+    [
+        ("sys/fs/cgroup", "memory.max", "memory.current", ""),
+        ("sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_"),
+    ],
+)
+def test_files_that_the_control_group_has_read_are_no_obstacle(
+    tmp_path, folder, limit, used, prefix
+):
+    group = tmp_path / folder
+    group.mkdir(parents=True)
+    (group / limit).write_text(f"{9 * MIB}\n")
+    (group / used).write_text(f"{9 * MIB}\n")
+    (group / "memory.stat").write_text(
+        f"anon {2 * MIB}\n{prefix}inactive_file {4 * MIB}\n{prefix}active_file {3 * MIB}\nshmem 5\n"
+    )
+    assert available_memory(tmp_path) == 7 * MIB
+
+
 def test_memory_that_cannot_be_pinned_leaves_no_error_for_the_next_kernel(monkeypatch, caplog):
     left = []
 

@@ -4,17 +4,21 @@ import json
 import os
 import shutil
 import signal
+import threading
 import time
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
 from smolvlm2.data.manifest import Manifest
+from smolvlm2.data.media import MediaStore
 from smolvlm2.errors import DataError
+from smolvlm2.loading import workers
 from smolvlm2.loading.loader import Loader
 from smolvlm2.loading.reader import Skip
 from smolvlm2.loading.workers import WorkerPool
@@ -99,6 +103,36 @@ def test_a_sample_that_hangs_is_skipped_and_all_others_arrive(trap, workers):
     assert skip.detail.endswith("was killed after 5 s (data.sample_timeout_s)")
 
 
+def test_a_sample_keeps_its_time_where_all_processes_were_stopped(trap, world, monkeypatch):
+    data, reader, pipe, occurrence = trap
+    source, wait = occurrence[0].split("/")[0], workers.wait
+    reached, stopped = threading.Event(), threading.Event()
+
+    def stop_once(objects, timeout):
+        """As Ctrl-Z at the sample and `fg` after 1000 s: no time passes for anybody here."""
+        if reached.is_set() and not stopped.is_set():
+            for slot in range(loader.pool._ring.slots):
+                loader.pool._ring.buffers(slot).state[1] -= 1000 * 10**9
+            stopped.set()
+            return []
+        return wait(objects, 0.05)
+
+    clock = SimpleNamespace(monotonic=lambda: time.monotonic() + 1000 * stopped.is_set())
+    monkeypatch.setattr(workers, "wait", stop_once)
+    monkeypatch.setattr(workers, "time", clock)
+    whole = Manifest.open(world / "data" / "prepared" / source)
+    image = MediaStore(whole.data_root).read(whole.row(whole.find(occurrence[0])).media[0])
+    readable = only_first(reader, occurrence)
+    with Loader(data.plan, readable, Position(), workers=1, timeout_s=100.0) as loader:
+        steps = iter(loader)
+        with pipe.open("wb") as writer:  # opens as soon as the worker is at the sample
+            reached.set()
+            assert stopped.wait(60)
+            writer.write(image)
+        skips = next(steps).skips
+    assert occurrence not in [skip.occurrence for skip in skips]
+
+
 def test_a_worker_that_dies_on_a_sample_costs_that_sample(trap):
     data, reader, pipe, occurrence = trap
     with Loader(data.plan, only_first(reader, occurrence), Position(), workers=1) as loader:
@@ -177,6 +211,24 @@ def test_a_closed_pool_has_no_processes_and_no_answers(make_reader):
     with pytest.raises(DataError, match="the loader was closed"):
         next(steps)
     assert isinstance(loader.pool, WorkerPool)
+
+
+def test_a_close_that_is_interrupted_leaves_no_process(make_reader, monkeypatch):
+    data, reader = make_reader()
+    loader = Loader(data.plan, reader, Position(), workers=2)
+    processes = [worker.process for worker in loader.pool._workers]
+
+    def interrupt():
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loader.pool._thread, "join", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            loader.close()
+    for process in processes:
+        process.join(PATIENCE_S)
+    assert [process.is_alive() for process in processes] == [False, False]
+    loader.close()
 
 
 def test_nothing_is_left_in_shared_memory(make_reader):

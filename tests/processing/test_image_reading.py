@@ -181,5 +181,16 @@ def test_missing_files_are_named(tmp_path: Path):
         open_image(tmp_path)
 
 
+def test_an_open_image_that_does_not_decode_is_corrupt(picture: Callable[..., Image.Image]):
+    cut = Image.open(io.BytesIO(_save(picture(90, 90), "JPEG")[:1500]))
+    assert _error(cut, "image: JPEG image does not decode .*truncated").reason == "corrupt_media"
+    odd = picture(9, 9).convert("LA").convert("La")
+    assert _error(odd, "image: La image does not decode").reason == "corrupt_media"
+
+
+def test_a_path_that_no_file_can_have_is_corrupt():
+    assert _error("a\0b", "image file cannot be read").reason == "corrupt_media"
+
+
 def test_other_objects_are_unsupported():
     assert _error(12, "image is a int; expected bytes").reason == "unsupported_media"

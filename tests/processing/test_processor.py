@@ -345,6 +345,9 @@ def test_incomplete_checkpoints_are_named(tokenizer: Tokenizer, tmp_path: Path):
     ("messages", "options", "error", "match"),
     [
         ([], {}, PromptError, "no conversation given"),
+        (None, {}, PromptError, "no conversation given"),
+        (_ask()[0], {}, PromptError, "conversation is a dict; expected a list of messages"),
+        (iter(_ask()), {}, PromptError, "conversation is a list_iterator; expected a list"),
         (_ask({"type": "image"}), {}, PromptError, "message 0, item 0 is of type image without"),
         (
             _ask({"type": "video", "url": "https://x"}),

@@ -79,8 +79,14 @@ def test_special_token_strings_in_text_are_ordinary_characters(tokenizer: Tokeni
 
 
 def test_half_a_surrogate_pair_is_refused(tokenizer: Tokenizer):
-    with pytest.raises(PromptError, match=r"'a \\ud83d b' is no Unicode text; remove what"):
-        tokenizer.encode_text("a \ud83d b")
+    encoders = (
+        tokenizer.encode_text,
+        tokenizer.encode_with_starts,
+        lambda text: tokenizer.count_tokens(["fine", text]),
+    )
+    for encode in encoders:
+        with pytest.raises(PromptError, match=r"'a \\ud83d b' is no Unicode text; remove what"):
+            encode("a \ud83d b")
 
 
 def test_starts_point_at_characters(tokenizer: Tokenizer):

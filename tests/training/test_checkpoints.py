@@ -8,15 +8,24 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from PIL import Image
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.tensor import DTensor, Shard
+from torch.distributed.tensor._dtensor_spec import DTensorSpec, TensorMeta
 
 from smolvlm2.errors import CheckpointError, ConfigError, ResumeError
 from smolvlm2.model.smolvlm import SmolVLM
 from smolvlm2.processing.processor import Processor
-from smolvlm2.training.checkpoints import find_checkpoint, load_checkpoint, read_state
+from smolvlm2.training.checkpoints import (
+    find_checkpoint,
+    load_checkpoint,
+    optimizer_state,
+    read_state,
+)
 from smolvlm2.training.export import read_weights
 from smolvlm2.training.parallelize import gather_weights
 from smolvlm2.training.run_folder import RunFolder
@@ -259,3 +268,22 @@ def test_the_export_gives_equal_logits_in_transformers(straight):
         expected = theirs(**processor(messages, return_format="hf")).logits
         logits = ours(**processor(messages)).logits
     torch.testing.assert_close(logits, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_moments_in_cpu_memory_are_read_in_place_on_a_mesh_of_gpus(make_trainer, tmp_path):
+    make_trainer(tmp_path / "run")  # whose process group a mesh wants
+    value = torch.zeros(4, 2)
+    spec = DTensorSpec(
+        DeviceMesh("cuda", [0], _init_backend=False),
+        (Shard(0),),
+        tensor_meta=TensorMeta(value.shape, value.stride(), value.dtype),
+    )
+    parameter = DTensor(torch.zeros(4, 2), spec, requires_grad=False)
+    shard = torch.nn.Parameter(parameter.to_local())
+    updater = SimpleNamespace(
+        model=SimpleNamespace(named_parameters=lambda: [("weight", parameter)]),
+        shards={"weight": shard},
+        optimizer=SimpleNamespace(state={shard: {"exp_avg": value}}),
+    )
+    optimizer_state(updater)["weight"]["exp_avg"].to_local().fill_(3)
+    assert value.unique().tolist() == [3]

@@ -12,7 +12,7 @@ from smolvlm2.model.config import SmolVLMConfig, TextConfig, VisionConfig
 from smolvlm2.model.smolvlm import SmolVLM
 from smolvlm2.training.freezing import apply_freezing
 from smolvlm2.training.generated import GeneratedSample, generate, lay_out
-from smolvlm2.training.parallelize import checkpoint_activations, compile_blocks
+from smolvlm2.training.parallelize import checkpoint_activations, chunk_tiles, compile_blocks
 
 pytestmark = pytest.mark.slow
 TOKENS, TILES = 48, 3
@@ -158,3 +158,21 @@ def test_graphs_are_compiled_once_a_kind_of_block_and_phase(graphs, recomputed):
     # Patch embedding, encoder block, decoder block; the first two again when they train. What is
     # recomputed takes a block's number as an input: a constant at first, a variable from then on.
     assert found == [3 + recomputed, 3 + recomputed, 5 + recomputed, 5 + recomputed]
+
+
+@pytest.mark.filterwarnings("ignore")  # the compiler's own
+def test_a_run_has_room_for_the_graphs_of_all_it_may_be_asked_for(graphs):
+    model = SmolVLM.from_random(CONFIG, seed=0)
+    model.attention_backend = "varlen"
+    checkpoint_activations(model)
+    compile_blocks(model)
+    chunk_tiles(model, 2)  # of 3 tiles: the last chunk is shorter
+    for frozen in (frozenset({"vision_encoder"}), frozenset()):
+        apply_freezing(model, frozen)
+        gradients(model)
+        with torch.no_grad():  # as in validation
+            for inputs in packs():
+                model(**inputs, max_length=TOKENS)
+    found = graphs()
+    gradients(model)
+    assert graphs() == found

@@ -1,5 +1,7 @@
 """What is applied to the model from outside changes nothing but memory and precision."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch.distributed.fsdp import MixedPrecisionPolicy, OffloadPolicy
@@ -184,6 +186,16 @@ def test_compiled_blocks_give_the_same_loss_and_gradients(small_model):
     assert again == pytest.approx(loss, rel=1e-5)
     for before, after in zip(gradients, compiled, strict=True):
         torch.testing.assert_close(before, after, atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("major", "dtype"), [(7, None), (8, torch.bfloat16)])
+def test_a_gpu_that_only_emulates_bf16_computes_in_fp32(monkeypatch, major, dtype):
+    properties = SimpleNamespace(major=major)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda *_: properties)
+    monkeypatch.setattr(torch.cuda, "_check_bf16_tensor_supported", lambda *_: True)
+    assert precision_policy(torch.device("cuda", 0), bf16=True).param_dtype == dtype
 
 
 def test_kernels_are_chosen_on_cuda_alone():

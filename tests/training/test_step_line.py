@@ -90,6 +90,8 @@ def test_a_loaded_pack_knows_its_documents_lengths(make_trainer, tmp_path):
         ("NVIDIA H100 80GB HBM3", "h100"),
         ("NVIDIA H200", "h200"),
         ("NVIDIA A100-SXM4-40GB", "a100-40"),
+        ("A100-SXM4-80GB", "a100-40"),
+        ("NVIDIA A100 80GB PCIe", "a100-40"),
         ("NVIDIA GeForce RTX 4090", "rtx4090"),
     ],
 )
@@ -97,5 +99,17 @@ def test_the_peak_is_that_of_the_device(device, gpu):
     assert peak_flops(device) == GPUS[gpu].peak * 1e12
 
 
-def test_an_unknown_device_has_no_peak():
-    assert peak_flops("Some GPU") is None
+@pytest.mark.parametrize(
+    "device",
+    [
+        "Some GPU",
+        "NVIDIA GeForce RTX 4090 Laptop GPU",
+        "NVIDIA GeForce RTX 4090 D",
+        "NVIDIA H100 PCIe",
+        "NVIDIA H200 NVL",
+        "NVIDIA GH200 480GB",
+        "NVIDIA H100 80GB HBM3 MIG 3g.40gb",
+    ],
+)
+def test_a_device_that_is_not_known_to_the_letter_has_no_peak(device):
+    assert peak_flops(device) is None

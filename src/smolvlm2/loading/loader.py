@@ -1,16 +1,17 @@
 """Steps of a plan, read by worker processes ahead of the training loop."""
 
+import contextlib
 import logging
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from smolvlm2.errors import PlanError
+from smolvlm2.errors import PlanError, SmolVLMError
 from smolvlm2.loading.micro_batch import MicroBatch
 from smolvlm2.loading.reader import PackReader
 from smolvlm2.loading.ring import MIB, Ring
 from smolvlm2.loading.step_batch import StepBatch
-from smolvlm2.loading.workers import WorkerPool
+from smolvlm2.loading.workers import Answer, WorkerPool
 from smolvlm2.plan.packs import Pack
 from smolvlm2.plan.plan import Plan, Position
 
@@ -111,6 +112,8 @@ class _Step:
     position: Position
     tickets: list[int] = field(default_factory=list)
     slots: list[int] = field(default_factory=list)
+    results: list[Answer] = field(default_factory=list)
+    """Of the first tickets: each is answered once, also where Ctrl-C comes in between."""
 
 
 class _Stream(Iterator[StepBatch]):
@@ -133,7 +136,9 @@ class _Stream(Iterator[StepBatch]):
             assert self._end is not None
             raise self._end
         step = self._steps[0]
-        results = [self._pool.result(ticket) for ticket in step.tickets]
+        for ticket in step.tickets[len(step.results) :]:
+            step.results.append(self._pool.result(ticket))
+        results = step.results
         self._steps.popleft()
         packs = [
             facts.batch(self._ring.buffers(slot))
@@ -150,8 +155,9 @@ class _Stream(Iterator[StepBatch]):
     def drain(self) -> None:
         """Wait for what is being read, and forget it."""
         for step in self._steps:
-            for ticket in step.tickets:
-                self._pool.result(ticket)
+            for ticket in step.tickets[len(step.results) :]:
+                with contextlib.suppress(SmolVLMError, RuntimeError):
+                    self._pool.result(ticket)
 
     def _release(self, number: int) -> None:
         """Use a pack's slot again; its arrays are taken away, so that nobody sees them change."""

@@ -101,8 +101,12 @@ class PackBuffers:
         """
         self.state[2] = max(self.state[2], first_tile + tiles)
         # The clock is common to all processes of a machine.
-        self.state[1] = time.monotonic_ns()
+        self.restart_clock()
         self.state[0] = number
+
+    def restart_clock(self) -> None:
+        """The sample that is being read begins now."""
+        self.state[1] = time.monotonic_ns()
 
     def end_samples(self) -> None:
         """Nothing is being read any more."""

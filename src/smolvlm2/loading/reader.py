@@ -7,6 +7,7 @@ import numpy as np
 
 from smolvlm2.data.manifest import Manifest, ManifestRow
 from smolvlm2.data.media import MediaLocator, MediaStore
+from smolvlm2.data.media_facts import measure
 from smolvlm2.errors import MediaError, PromptError
 from smolvlm2.loading.micro_batch import (
     LossWeight,
@@ -219,6 +220,8 @@ class PackReader:
             read.append(medium)
         encoded = self.processor.encode_text(messages, [medium.layout for medium in read])
         fits = used == len(room)
+        if read and not (fits and len(encoded.input_ids) == plan.tokens):
+            self._expect_prepared(row, plan, store, len(read))
         tiles = room if fits else self.processor.join_tiles(read)
         if fits:  # else they lie elsewhere, or the next sample is written over them
             decoded.update(new)
@@ -232,15 +235,47 @@ class PackReader:
         limit: int | None,
         room: np.ndarray,
     ) -> ReadMedium:
-        if kind != "video":
-            return self.processor.read_medium(kind, store.read(locator), limit, out=room)
         # Few bytes of a clip are needed: they are read where they lie.
-        source = store.open(locator)
+        source = store.open(locator) if kind == "video" else store.read(locator)
         try:
             return self.processor.read_medium(kind, source, limit, out=room)
+        except MediaError as error:
+            if isinstance(source, RangeFile):
+                raise  # which names its place
+            raise MediaError(f"{locator}: {error}", reason=error.reason) from error
+        except (OSError, MemoryError) as error:  # the disk's, within a decoder; or a huge picture
+            raise MediaError(f"{locator}: cannot be read ({error!r})") from error
         finally:
             if isinstance(source, RangeFile):
                 source.close()
+
+    def _expect_prepared(
+        self, row: ManifestRow, plan: PlannedSample, store: MediaStore, shown: int
+    ) -> None:
+        """Tell a file that was replaced, which costs its sample, from a geometry that is stale.
+
+        Raises:
+            MediaError: One of the first ``shown`` files is another than was prepared.
+        """
+        geometry = self.manifests[plan.source].geometry
+        for number, locator in enumerate(row.media[:shown], int(geometry.media_offsets[plan.row])):
+            source = store.open(locator) if locator.kind == "video" else store.read(locator)
+            facts = measure(locator.kind, source, "")
+            if isinstance(source, RangeFile):
+                source.close()
+            found = facts.width, facts.height, facts.frames, facts.duration
+            names = ("width", "height", "frames", "duration")
+            prepared = tuple(getattr(geometry, f"media_{name}")[number].item() for name in names)
+            if found != prepared:
+                raise MediaError(
+                    f"{locator}: is another file than was prepared: {_spell(*found)}, expected "
+                    f"{_spell(*prepared)}; bring it back, or prepare the source again for a new run"
+                )
+
+
+def _spell(width: int, height: int, frames: int, duration: float) -> str:
+    clip = f", {frames} frames in {duration:g} s" if duration else ""
+    return f"{width} x {height} pixels{clip}"
 
 
 def _copy_to(room: np.ndarray, medium: ReadMedium) -> ReadMedium:

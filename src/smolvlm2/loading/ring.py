@@ -179,13 +179,27 @@ def available_memory(root: Path = Path("/")) -> int | None:
                 found.append(int(line.split()[1]) * 1024)
     except (OSError, ValueError):
         pass
-    for limit, used in (
-        ("memory.max", "memory.current"),
-        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+    for folder, limit, used, prefix in (
+        ("sys/fs/cgroup", "memory.max", "memory.current", ""),
+        ("sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_"),
     ):
-        folder = root / "sys/fs/cgroup"
+        group = root / folder
         try:
-            found.append(int((folder / limit).read_text()) - int((folder / used).read_text()))
+            free = int((group / limit).read_text()) - int((group / used).read_text())
         except (OSError, ValueError):
             continue  # no such control group, or "max"
+        found.append(free + _cached_files(group / "memory.stat", prefix))
     return max(min(found), 0) if found else None
+
+
+def _cached_files(statistics: Path, prefix: str) -> int:
+    """Bytes of a control group that the system gives back as soon as others want them.
+
+    They count as used: whoever has read much data would seem to have no memory left.
+    """
+    names = (f"{prefix}active_file", f"{prefix}inactive_file")
+    try:
+        lines = [line.split() for line in statistics.read_text().splitlines()]
+        return sum(int(value) for name, value in lines if name in names)
+    except (OSError, ValueError):
+        return 0

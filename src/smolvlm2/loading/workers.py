@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 import traceback
 from collections import deque
 from dataclasses import dataclass, field
@@ -29,6 +30,8 @@ MOST_DEATHS = 3
 """Deaths in a row that are an error: without a sample to blame, and no pack read in between."""
 PATIENCE_S = 5.0
 """Seconds that a killed process may take to be gone; inside a dead file system it never is."""
+STOPPED_S = 1.0
+"""A watchdog that wakes so much later than it asked to was stopped, and so were the workers."""
 
 Answer = tuple[PackFacts, list[Skip]]
 # Spawned, not forked: a fork of a process with threads can hang in a lock.
@@ -72,7 +75,7 @@ class WorkerPool:
         self._waiting: deque[_Task] = deque()
         self._answers: dict[int, Answer | BaseException] = {}
         self._failure: BaseException | None = None
-        self._closing = self._ended = False
+        self._closing = self._ended = self._closed = False
         self._deaths = 0
         self._changed = threading.Condition()
         self._wake, self._bell = multiprocessing.Pipe(duplex=False)
@@ -109,26 +112,31 @@ class WorkerPool:
                 if self._ended:
                     raise DataError("the loader was closed, or its watchdog ended with an error")
                 self._changed.wait()
-            answer = self._answers.pop(ticket)
-        if isinstance(answer, BaseException):
-            raise answer
+            answer = self._answers[ticket]
+            if isinstance(answer, BaseException):
+                raise answer  # and once more to whoever asks again
+            del self._answers[ticket]
         return answer
 
     def close(self) -> None:
         """Kill the workers: they hold nothing that needs to be saved."""
-        if self._closing:
+        if self._closed:
             return
-        self._closing = True
-        atexit.unregister(self.close)
-        self._bell.send_bytes(b".")
-        self._thread.join()
-        for worker in self._workers:
-            worker.process.kill()
+        if not self._closing:
+            self._closing = True
+            self._bell.send_bytes(b".")
+        try:
+            self._thread.join()
+        finally:  # Ctrl-C must not leave any: they ignore the signal that Python ends them with
+            for worker in self._workers:
+                worker.process.kill()
         for worker in self._workers:
             worker.process.join(PATIENCE_S)
             worker.pipe.close()
         self._wake.close()
         self._bell.close()
+        self._closed = True
+        atexit.unregister(self.close)
 
     def _run(self) -> None:
         try:
@@ -136,7 +144,10 @@ class WorkerPool:
                 self._assign()
                 pipes: list[Any] = [worker.pipe for worker in self._workers]
                 sentinels = [worker.process.sentinel for worker in self._workers]
-                ready = wait([self._wake, *pipes, *sentinels], self._time_left())
+                patience, asked = self._time_left(), time.monotonic()
+                ready = wait([self._wake, *pipes, *sentinels], patience)
+                if patience is not None and time.monotonic() - asked > patience + STOPPED_S:
+                    self._restart_clocks()
                 if self._wake in ready:
                     self._wake.recv_bytes()
                 for worker in list(self._workers):
@@ -173,6 +184,15 @@ class WorkerPool:
             return None
         at_work = [seconds for number, seconds in spent if number != NO_SAMPLE]
         return max(self._timeout_s - max(at_work, default=0.0), 0.0) + 0.01
+
+    def _restart_clocks(self) -> None:
+        """Samples begin anew: while Ctrl-Z or a batch system stopped all processes, none was read.
+
+        Should only this process have been kept from running, a worker that hangs is found later.
+        """
+        for worker in self._workers:
+            if worker.task:
+                self._ring.buffers(worker.task.slot).restart_clock()
 
     def _is_late(self, worker: _Worker) -> bool:
         if worker.task is None:

@@ -58,9 +58,9 @@ def open_image(source: ImageSource, settings: ImageSettings | None = None) -> Im
     """
     settings = settings or ImageSettings()
     if isinstance(source, Image.Image):
-        _check_size(source.size, settings, "image")
-        return _to_rgb(source)
-    image, orientation, name = _open_header(source)
+        image, orientation, name = source, 1, "image"
+    else:
+        image, orientation, name = _open_header(source)
     _check_size(image.size, settings, name)
     try:
         image.load()
@@ -69,7 +69,8 @@ def open_image(source: ImageSource, settings: ImageSettings | None = None) -> Im
         return image.transpose(turn) if turn is not None else image
     except _DECODE_ERRORS as error:
         raise MediaError(
-            f"{name}: {image.format} image does not decode ({error}); replace or skip the file"
+            f"{name}: {image.format or image.mode} image does not decode ({error}); replace or "
+            f"skip the file"
         ) from error
 
 
@@ -96,7 +97,7 @@ def _open_header(source: bytes | str | Path) -> tuple[Image.Image, int, str]:
             content = Path(source).read_bytes()
         except FileNotFoundError as error:
             raise MediaNotFoundError(f"{name}: no such image file") from error
-        except OSError as error:
+        except (OSError, ValueError) as error:  # a path with a NUL is the latter
             raise MediaError(f"{name}: image file cannot be read ({error})") from error
     else:
         raise MediaError(

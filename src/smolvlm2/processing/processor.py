@@ -344,6 +344,10 @@ def find_media(messages: Messages) -> list[Any]:
 
 
 def _as_list(messages: Any) -> list[Messages]:
+    if messages is not None and not isinstance(messages, Sequence):
+        raise PromptError(
+            f"conversation is a {type(messages).__name__}; expected a list of messages"
+        )
     if not messages:
         raise PromptError("no conversation given; expected messages or a list of conversations")
     return list(messages) if isinstance(messages[0], list | tuple) else [messages]

@@ -139,25 +139,40 @@ class Tokenizer:
         Raises:
             PromptError: The text holds half a surrogate pair, as JSON can write it.
         """
+        return np.array(self._encode(text).ids, dtype=np.int32)
+
+    def count_tokens(self, texts: list[str]) -> list[int]:
+        """How many ids each text has: ``len(encode_text(text))``, for many texts at once.
+
+        Raises:
+            PromptError: As ``encode_text``.
+        """
+        # The fast form, of tokenizers 0.21 and later, leaves out where tokens stand in the text.
         try:
-            ids = self._text.encode(text, add_special_tokens=False).ids
+            encodings = self._text.encode_batch_fast(texts, add_special_tokens=False)
+        except TypeError:
+            for text in texts:
+                self._encode(text)  # says which it is
+            raise
+        return [len(encoding) for encoding in encodings]
+
+    def encode_with_starts(self, text: str) -> tuple[np.ndarray, np.ndarray]:
+        """Ids and the index of the character where each token starts, both int32 ``(n,)``.
+
+        Raises:
+            PromptError: As ``encode_text``.
+        """
+        encoding = self._encode(text)
+        starts = [start for start, _ in encoding.offsets]
+        return np.array(encoding.ids, dtype=np.int32), np.array(starts, dtype=np.int32)
+
+    def _encode(self, text: str) -> Any:
+        try:
+            return self._text.encode(text, add_special_tokens=False)
         except TypeError as error:
             raise PromptError(
                 f"{text[:80]!a} is no Unicode text; remove what stands as \\ud800 to \\udfff"
             ) from error
-        return np.array(ids, dtype=np.int32)
-
-    def count_tokens(self, texts: list[str]) -> list[int]:
-        """How many ids each text has: ``len(encode_text(text))``, for many texts at once."""
-        # The fast form, of tokenizers 0.21 and later, leaves out where tokens stand in the text.
-        encodings = self._text.encode_batch_fast(texts, add_special_tokens=False)
-        return [len(encoding) for encoding in encodings]
-
-    def encode_with_starts(self, text: str) -> tuple[np.ndarray, np.ndarray]:
-        """Ids and the index of the character where each token starts, both int32 ``(n,)``."""
-        encoding = self._text.encode(text, add_special_tokens=False)
-        starts = [start for start, _ in encoding.offsets]
-        return np.array(encoding.ids, dtype=np.int32), np.array(starts, dtype=np.int32)
 
     def encode_constant(self, text: str) -> np.ndarray:
         """``encode_text`` for the few strings that occur in every prompt, remembered."""

@@ -1,5 +1,6 @@
 """Wanted frames of a video file, one by one, by whichever decoder is installed."""
 
+import contextlib
 import functools
 import importlib
 import io
@@ -114,9 +115,11 @@ def _by_pyav(
     done = 0
     try:
         if index.pts is not None and index.packets is not None:
-            for frame in _needed(source, index, index.pts[wanted], deadline):
-                done += 1
-                yield _to_image(frame)
+            # What fails here may be the seek alone: the way from the start says what is wrong.
+            with contextlib.suppress(av.FFmpegError):
+                for frame in _needed(source, index, index.pts[wanted], deadline):
+                    done += 1
+                    yield _to_image(frame)
         if done < len(wanted):
             # Every packet, with what is wrong said: for containers that do not time their frames,
             # and for clips in which leaving packets out lost a frame.

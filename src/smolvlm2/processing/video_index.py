@@ -15,10 +15,13 @@ from smolvlm2.processing.video_packets import Packets
 VideoFile = bytes | str | Path | RangeFile | BinaryIO
 """Bytes, a path, or a file that is open for reading and can be sought in."""
 MISSING_SHARE = 0.9
-"""A file with fewer frames than this share of what its header promises was cut off."""
+"""A file with less than this share of what its header promises, frames or time, was cut off."""
 
 SURE_TIMES = frozenset({"mov,mp4,m4a,3gp,3g2,mj2", "mpegts"})
 """Containers that always say when a frame is shown, also where no frame is out of order."""
+TOLD_DURATIONS = frozenset({"matroska,webm"})
+"""Containers whose header says how long they are, and not how many frames they have. FLV says so,
+too, but keeps what it said of a longer clip that it was cut from."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,7 @@ def open_video(source: VideoFile) -> Any:
     Raises:
         MediaNotFoundError: No such file.
         MediaError: ``corrupt_media`` where the bytes are no video.
+        OSError: An open file cannot be read further: the disk's fault, not the file's.
     """
     name = name_of(source)
     if isinstance(source, str | Path):
@@ -101,7 +105,7 @@ def open_video(source: VideoFile) -> Any:
         )
     try:
         container = av.open(target)
-    except (av.FFmpegError, OSError, UnicodeError) as error:
+    except (av.FFmpegError, UnicodeError) as error:
         raise MediaError(f"{name}: not a readable video ({error}); replace or skip it") from error
     if not container.streams.video:
         container.close()
@@ -134,13 +138,15 @@ def index_video(source: VideoFile) -> VideoIndex:
             timed = container.format.name in SURE_TIMES
             if not shown:
                 raise MediaError(f"{name}: video of zero length; replace or skip it")
-            if packets[-1].is_corrupt or len(packets) < MISSING_SHARE * promised:
+            slots = _count_slots(container, packets)
+            if packets[-1].is_corrupt or slots < MISSING_SHARE * promised:
+                among = f"{len(packets)} of {promised}" if promised else f"only {len(packets)}"
                 raise MediaError(
-                    f"{name}: cut off: {len(packets)} of {promised} frames are there; fetch the "
-                    f"file again or skip it"
+                    f"{name}: cut off: {among} frames are there; fetch the file again or skip it"
                 )
-            container.seek(0)
-            first = next(container.decode(stream), None)
+            if container.format.name in TOLD_DURATIONS:
+                _check_duration(source, container.duration, packets[-1])
+            first = _first_frame(source, container)
         except (av.FFmpegError, EOFError) as error:
             raise MediaError(f"{name}: video does not decode ({error})") from error
     if first is None:
@@ -156,7 +162,7 @@ def index_video(source: VideoFile) -> VideoIndex:
         gap = tail or (int(pts[-1] - pts[0]) / max(len(pts) - 1, 1))
         duration = float(pts[-1] - pts[0] + gap) * base
     else:
-        duration = len(shown) / rate if rate else 0.0
+        duration = (slots - len(packets) + len(shown)) / rate if rate else 0.0
     if duration <= 0:
         raise MediaError(f"{name}: video of zero length; replace or skip it")
     turns = round(getattr(first, "rotation", 0) / 90) % 4
@@ -168,6 +174,46 @@ def index_video(source: VideoFile) -> VideoIndex:
         time_base=base,
         turns=turns,
     )
+
+
+def _count_slots(container: Any, packets: list[Any]) -> int:
+    """Frames that the packets account for: AVI counts the empty ones, which repeat a frame."""
+    last = packets[-1].dts
+    if container.format.name != "avi" or last is None:
+        return len(packets)
+    return max(len(packets), int(last) + 1)
+
+
+def _check_duration(source: VideoFile, promised: int | None, last: Any) -> None:
+    """Raise MediaError where no stream goes on to near the end that the header promises."""
+    expected = MISSING_SHARE * (promised or 0) / av.time_base
+    found = _end_of(last)
+    if found >= expected:
+        return
+    with open_video(source) as container:  # sound may go on
+        for packet in container.demux():
+            if packet.size:
+                found = max(found, _end_of(packet))
+    if found < expected:
+        raise MediaError(
+            f"{name_of(source)}: cut off: {found:.1f} of {(promised or 0) / av.time_base:.1f} s "
+            f"are there; fetch the file again or skip it"
+        )
+
+
+def _end_of(packet: Any) -> float:
+    """Until when a packet is shown, in seconds; 0 where it does not say."""
+    start = packet.pts if packet.pts is not None else packet.dts
+    return 0.0 if start is None else float((start + (packet.duration or 0)) * packet.time_base)
+
+
+def _first_frame(source: VideoFile, container: Any) -> Any:
+    try:
+        container.seek(0)
+    except av.FFmpegError:  # some containers without an index cannot, where nothing is at 0
+        with open_video(source) as again:
+            return next(again.decode(again.streams.video[0]), None)
+    return next(container.decode(container.streams.video[0]), None)
 
 
 def _packets(packets: list[Any]) -> Packets | None:

@@ -359,11 +359,6 @@ def _like(value: Tensor, parameter: Tensor) -> Tensor:
     """A rank's part of a tensor that is laid out like a parameter, as the whole it belongs to."""
     if not isinstance(parameter, DTensor):
         return value
-    return DTensor.from_local(
-        value,
-        parameter.device_mesh,
-        parameter.placements,
-        run_check=False,
-        shape=parameter.shape,
-        stride=parameter.stride(),
-    )
+    # Not by from_local, which copies what is offloaded to the mesh's device: a checkpoint would be
+    # read into the copies, and the optimiser go on with zeros.
+    return DTensor(value, parameter._spec, requires_grad=False)

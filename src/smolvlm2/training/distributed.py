@@ -4,8 +4,10 @@ Tensors of the model travel over NCCL (CUDA) or gloo (CPU); words between ranks 
 A single process is a world of one, and goes through the same code.
 """
 
+import contextlib
 import logging
 import os
+import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -248,7 +250,7 @@ def connect(
         torch.cuda.set_device(chosen)
     stay_on_this_mac(launch, os.environ, system=sys.platform)
     store = _open_store(launch, start_timeout)
-    _count_ranks(launch, store, start_timeout)
+    _count_ranks(launch, store, start_timeout, _identity(chosen))
     _world = World(launch, chosen, store, timeout=timeout)
     return _world
 
@@ -257,8 +259,7 @@ def choose_device(launch: Launch, name: str | None = None) -> torch.device:
     """The device of this rank: the named kind, else CUDA where there is one, else the CPU.
 
     Raises:
-        ConfigError: No such device, more processes on this machine than GPUs, or several on a kind
-            that has one.
+        ConfigError: No such device, more processes on this machine than GPUs, or several on one.
     """
     kind = name or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -269,12 +270,21 @@ def choose_device(launch: Launch, name: str | None = None) -> torch.device:
     if device.type == "cuda" and not here:
         raise ConfigError(f"--device {kind}: no GPU is visible here; leave it out, or give cpu")
     if device.type == "cuda" and device.index is None:
+        if here == 1 and launch.launcher == "slurm":
+            return torch.device("cuda", 0)  # its own, with --gpus-per-task=1; connect looks
         if launch.local_size > here:
             raise ConfigError(
                 f"{launch.local_size} processes were started on this machine, but it has {here} "
                 f"GPU{'s' if here != 1 else ''}; start {here} (--num_processes {here})"
             )
         return torch.device("cuda", launch.local_rank)
+    if device.type == "cuda" and device.index >= here:
+        raise ConfigError(f"--device {kind}: the GPUs here are cuda:0 to cuda:{here - 1}")
+    if device.type == "cuda" and launch.local_size > 1:
+        raise ConfigError(
+            f"--device {kind}: one GPU for {launch.local_size} processes; give cuda, and each "
+            f"takes one of its own"
+        )
     if device.type not in ("cpu", "cuda") and launch.size > 1:
         raise ConfigError(f"--device {kind}: trains in one process, but {launch.size} were started")
     return device
@@ -300,10 +310,17 @@ def _open_store(launch: Launch, seconds: float) -> dist.Store:
     return dist.PrefixStore(f"smolvlm2/{launch.attempt}", store)
 
 
-def _count_ranks(launch: Launch, store: dist.Store, seconds: float) -> None:
-    """Wait until all promised ranks are there."""
+def _identity(device: torch.device) -> str:
+    """Which GPU of all machines a device is, whatever number it has here; "" for others."""
+    if device.type != "cuda":
+        return ""
+    return f"{socket.gethostname()} {torch.cuda.get_device_properties(device).uuid}"
+
+
+def _count_ranks(launch: Launch, store: dist.Store, seconds: float, identity: str = "") -> None:
+    """Wait until all promised ranks are there, each with a GPU of its own where it has one."""
     end = time.monotonic() + seconds
-    store.set(f"start/{launch.rank}", "here")
+    store.set(f"start/{launch.rank}", f"here {identity}")
     missing = list(range(launch.size))
     while missing := [rank for rank in missing if not store.check([f"start/{rank}"])]:
         if time.monotonic() > end:
@@ -313,3 +330,24 @@ def _count_ranks(launch: Launch, store: dist.Store, seconds: float) -> None:
                 f"them, or promise fewer (--num_processes, --num_machines)"
             )
         time.sleep(0.05)
+    if identity:
+        _refuse_shared_gpus(launch, store)
+
+
+def _refuse_shared_gpus(launch: Launch, store: dist.Store) -> None:
+    """Refuse ranks that have the same GPU, which NCCL does not allow. All ranks see the same."""
+    ranks = range(launch.size)
+    takers: dict[str, int] = {}
+    for rank in ranks:
+        gpu = store.get(f"start/{rank}").decode().removeprefix("here ")
+        if takers.setdefault(gpu, rank) == rank:
+            continue
+        store.set(f"told/{launch.rank}", "")
+        if launch.leads:  # the store ends with this process: let the others look, too
+            with contextlib.suppress(RuntimeError):
+                store.wait([f"told/{other}" for other in ranks], timedelta(seconds=10))
+        host, number = gpu.split()
+        raise ConfigError(
+            f"ranks {takers[gpu]} and {rank} have the same GPU, {number} of {host}; give each one "
+            f"of its own (--gpus-per-task=1), or start as many as there are GPUs"
+        )

@@ -4,6 +4,7 @@ Times come from useful FLOPs and elementwise traffic over the rates that a compi
 to reach; docs/decisions/014-recipe.md says where each figure is from.
 """
 
+import re
 from dataclasses import dataclass
 
 from smolvlm2.model.config import SmolVLMConfig
@@ -34,7 +35,8 @@ class Gpu:
     name: str
     """For people."""
     reported: str
-    """What CUDA's name of the device has in it."""
+    """Pattern of CUDA's whole name of the device: parts of a GPU, laptops' and other models have
+    longer names, and other rates."""
     memory: float
     """GB."""
     bandwidth: float
@@ -50,7 +52,7 @@ class Gpu:
 GPUS = {
     "rtx4090": Gpu(
         name="RTX 4090 24 GB",
-        reported="RTX 4090",
+        reported=r"(NVIDIA )?GeForce RTX 4090",
         memory=24,
         bandwidth=0.92,
         matmul=155,
@@ -59,7 +61,7 @@ GPUS = {
     ),
     "a100-40": Gpu(
         name="A100 40 GB",
-        reported="A100",
+        reported=r"(NVIDIA )?A100(-(SXM4|PCIE)-[48]0GB| 80GB PCIe)",
         memory=40,
         bandwidth=1.3,
         matmul=265,
@@ -68,7 +70,7 @@ GPUS = {
     ),
     "h100": Gpu(
         name="H100 80 GB",
-        reported="H100 80GB HBM3",
+        reported=r"(NVIDIA )?H100 80GB HBM3",
         memory=80,
         bandwidth=2.95,
         matmul=790,
@@ -77,7 +79,7 @@ GPUS = {
     ),
     "h200": Gpu(
         name="H200 141 GB",
-        reported="H200",
+        reported=r"(NVIDIA )?H200",
         memory=141,
         bandwidth=4.3,
         matmul=790,
@@ -90,7 +92,7 @@ GPUS = {
 
 def gpu_key(device_name: str) -> str | None:
     """Key in `GPUS` of a device, by the name that CUDA reports; None: not known."""
-    return next((key for key, gpu in GPUS.items() if gpu.reported in device_name), None)
+    return next((key for key, gpu in GPUS.items() if re.fullmatch(gpu.reported, device_name)), None)
 
 
 def peak_flops(device_name: str) -> float | None:

@@ -13,6 +13,7 @@ from smolvlm2.training.memory import Checkpointing, choose_checkpointing, estima
 from smolvlm2.training.parallelize import (
     FREE_SHARE,
     Layout,
+    choose_deterministic_kernels,
     choose_layout,
     device_memory,
     parallelize,
@@ -39,6 +40,8 @@ def lay_out_model(
         The mesh; None on devices that cannot shard.
     """
     config = model.config
+    if recipe.training.deterministic:
+        choose_deterministic_kernels(world.device)  # adapters begin with products
     if recipe.training.adapters is not None:
         attach_adapters(model, recipe.training.adapters, randomness)
     if recipe.training.neftune_alpha:

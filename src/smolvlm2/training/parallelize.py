@@ -35,6 +35,8 @@ logger = logging.getLogger(__name__)
 
 FREE_SHARE = 0.9
 """Of a device's memory: what a run may plan to use; the runtime and fragments take the rest."""
+GRAPHS = 32
+"""Graphs that torch may compile of one function; past them ``fullgraph`` ends the run."""
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -126,8 +128,6 @@ def parallelize(
     Returns:
         The mesh; None on devices that cannot shard (mps), which train in one process.
     """
-    if training.deterministic:
-        choose_deterministic_kernels(world.device)
     asked = training.checkpointing
     mode = checkpointing or ("none" if asked == "auto" else asked)
     if mode != "none":
@@ -158,11 +158,12 @@ def parallelize(
 def choose_deterministic_kernels(device: torch.device) -> None:
     """Let every operation on CUDA give the same bits every time, or fail; a CPU's do anyway.
 
-    cuDNN's attention is left out: its backward pass adds in any order.
+    Call it before the process's first product on the device. cuDNN's attention is left out: its
+    backward pass adds in any order.
     """
     if device.type != "cuda":
         return
-    # Read when the first product runs.
+    # torch looks at it once, when the first product runs, and refuses all of them from then on.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True)
     torch.backends.cuda.enable_cudnn_sdp(False)
@@ -231,6 +232,9 @@ def compile_blocks(model: SmolVLM, *, mode: str | None = None) -> None:
         # With torch 2.11 a block that begins to train would keep the graph of the frozen one, where
         # sharding does not set its parameters anew.
         config.skip_tensor_guards_with_matching_dict_tags = False
+    # torch's 8 are not enough: a recomputed block is one function for both kinds of blocks, each
+    # has graphs for training and validation, frozen and not, and for a shorter last chunk of tiles.
+    config.recompile_limit = max(config.recompile_limit, GRAPHS)
     for layer in (model.vision_encoder.embeddings, *blocks_of(model)):
         layer.forward = torch.compile(layer.forward, mode=mode, fullgraph=True)
 
@@ -301,7 +305,8 @@ def precision_policy(device: torch.device, *, bf16: bool) -> MixedPrecisionPolic
     """bf16 products on CUDA where asked for; weights kept and gradients summed in fp32."""
     if device.type != "cuda" or not bf16:
         return MixedPrecisionPolicy(cast_forward_inputs=False)
-    if not torch.cuda.is_bf16_supported():
+    # GPUs before Ampere only emulate it: slower than fp32, and Triton has no bf16 for them.
+    if not torch.cuda.is_bf16_supported(including_emulation=False):
         logger.warning("training.bf16 is set, but %s has no bf16: computing in fp32", device)
         return MixedPrecisionPolicy(cast_forward_inputs=False)
     # Inputs stay as they are: loss weights must not lose digits.
