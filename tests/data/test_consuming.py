@@ -1,6 +1,7 @@
 """``prepare --consume``: nothing goes that another copy, or another run, might need."""
 
 import json
+import os
 import shutil
 import zipfile
 
@@ -10,6 +11,8 @@ import pytest
 
 from smolvlm2.data import prepare as prepare_module
 from smolvlm2.data.demo.layouts import CAULDRON_SCHEMA
+from smolvlm2.data.inputs import CONSUMED_FILE
+from smolvlm2.data.manifest import Manifest
 from smolvlm2.data.prepare import PrepareSettings, map_share
 from smolvlm2.data.sources.cauldron import ImagesAndTexts
 from smolvlm2.data.sources.llava import M4Instruct
@@ -17,6 +20,14 @@ from smolvlm2.errors import DataError
 
 PAGES = ImagesAndTexts(source="pages", licence="none")
 M4 = M4Instruct(source="m4", licence="none")
+
+
+def stop(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def refuse(*_: object) -> None:
+    raise PermissionError(1, os.strerror(1))
 
 
 @pytest.fixture
@@ -92,6 +103,15 @@ def test_an_archive_with_a_damaged_member_stays(raw, prepare, png):
     assert (raw / "E.zip").exists()
 
 
+@pytest.mark.parametrize("lost", ["ledger.jsonl", "geometry/media_width.npy", "source.json"])
+def test_a_source_that_lost_a_file_is_made_again(pages, prepare, tree_bytes, lost):
+    folder, first = prepare(PAGES)
+    whole = tree_bytes(folder)
+    (folder / lost).unlink()
+    assert prepare(PAGES)[1] == first
+    assert tree_bytes(folder) == whole
+
+
 def test_a_source_that_lost_a_shard_is_made_again(pages, prepare, tree_bytes):
     folder, first = prepare(PAGES)
     whole = tree_bytes(folder)
@@ -115,3 +135,43 @@ def test_an_account_of_another_version_is_made_anew(pages, prepare, content):
     for path in (folder.with_name("pages.partial") / "parts").glob("*.json"):
         path.write_text(content)
     assert prepare(PAGES)[1].rows_kept == 6
+
+
+def test_shards_that_a_killed_run_had_moved_are_not_lost(pages, prepare, monkeypatch, tree_bytes):
+    folder, _ = prepare(PAGES)
+    whole = tree_bytes(folder, skip=("inputs.json",))
+    shutil.rmtree(folder)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "link", refuse)
+        patch.setattr("smolvlm2.data.finishing.is_finished", stop)
+        with pytest.raises(KeyboardInterrupt):
+            prepare(PAGES, consume=True)
+    assert list(pages.glob("*.parquet")) == []
+    prepare(PAGES)
+    assert tree_bytes(folder, skip=("inputs.json",)) == whole
+
+
+def test_a_consumed_source_cannot_be_made_again(pages, prepare, monkeypatch):
+    folder, _ = prepare(PAGES, consume=True)
+    monkeypatch.setattr(prepare_module, "VERSION", prepare_module.VERSION + 1)
+    with pytest.raises(DataError, match=r"train-00000.*deleted by an earlier prepare --consume"):
+        prepare(PAGES)
+    assert len(Manifest.open(folder)) == 6
+
+
+def test_a_shard_that_does_not_read_back_keeps_its_raw_file(pages, prepare, monkeypatch):
+    plain = prepare_module.map_input
+
+    def on_a_bad_disk(place, item, stamp):
+        account = plain(place, item, stamp)
+        (shard,) = account.shards
+        content = bytearray((place.shards / shard).read_bytes())
+        content[600] ^= 255
+        (place.shards / shard).write_bytes(content)
+        return account
+
+    monkeypatch.setattr(prepare_module, "map_input", on_a_bad_disk)
+    with pytest.raises(DataError, match="reads back other bytes than were written"):
+        prepare(PAGES, consume=True)
+    assert len(list(pages.glob("*.parquet"))) == 2
+    assert not (pages / CONSUMED_FILE).exists()

@@ -2,19 +2,19 @@
 
 import io
 import json
+import os
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from smolvlm2.data.contamination import (
-    CONTAMINATION_FILE,
     compare_source,
     contaminated_rows,
     read_benchmarks,
     write_contamination,
 )
-from smolvlm2.data.manifest import Manifest
+from smolvlm2.data.manifest import CONTAMINATION_FILE, Manifest
 from smolvlm2.data.media import MediaStore
 from smolvlm2.data.sources.cauldron import ImagesAndTexts
 from smolvlm2.errors import DataError
@@ -165,3 +165,18 @@ def test_an_empty_source_is_compared(raw, prepare, cauldron_row, write_rows, ben
     manifest = Manifest.open(prepare(CAULDRON)[0])
     found = compare_source(manifest, read_benchmarks([benchmarks(a=png(1))]))
     assert (found.rows, found.images, found.matches) == (0, 0, [])
+
+
+def test_a_comparison_is_not_forgotten_when_its_source_is_prepared_again(
+    pages, raw, prepare, benchmarks, png, cauldron_row, write_rows
+):
+    known = read_benchmarks([benchmarks(one=png(1))])
+    write_contamination(pages, known, compare_source(pages, known))
+    path = raw / "train-00000-of-00001.parquet"
+    os.utime(path, (1, 1))
+    same = Manifest.open(prepare(CAULDRON)[0])
+    assert contaminated_rows(same.folder, same.hash).tolist() == [1, 4]
+    write_rows(path, [cauldron_row([png(1)], ("q", "a"))])
+    other = Manifest.open(prepare(CAULDRON)[0])
+    with pytest.raises(DataError, match="its rows are others; run smolvlm2 data contamination"):
+        contaminated_rows(other.folder, other.hash)

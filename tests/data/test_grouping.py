@@ -1,5 +1,6 @@
 """Rows about the same media become turns of one sample."""
 
+import errno
 import itertools
 import json
 import os
@@ -11,11 +12,13 @@ import numpy as np
 import pytest
 
 from smolvlm2.data import kept_results
+from smolvlm2.data.geometry import Geometry
 from smolvlm2.data.grouping import GroupedManifest, group_rows, open_grouped
 from smolvlm2.data.manifest import Manifest
 from smolvlm2.data.media import MediaStore
 from smolvlm2.data.prepare import prepare_source
 from smolvlm2.data.sources.catalogue import SOURCES
+from smolvlm2.errors import DataError
 from smolvlm2.processing.images import ImageSettings
 from smolvlm2.processing.processor import Processor
 
@@ -149,3 +152,12 @@ def test_a_sample_is_found_by_its_id_and_by_those_of_its_rows(repeated, grouped)
             assert grouped.find(repeated.sample_id(member)) == row
     assert grouped.find("nowhere") is None
     assert grouped.find("nowhere+2") is None
+
+
+def test_a_folder_that_cannot_be_written_says_what_to_do(repeated, tokenizer, monkeypatch):
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(Geometry, "save", refuse)
+    with pytest.raises(DataError, match=r"Read-only file system.*or set data\.mixture\.group_by_m"):
+        open_grouped(repeated, 7, tokenizer)

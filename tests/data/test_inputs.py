@@ -87,3 +87,25 @@ def test_a_damaged_list_of_consumed_files_is_an_error(raw):
     (raw / CONSUMED_FILE).write_text("{}")
     with pytest.raises(DataError, match=r"consumed\.json: not a list of consumed files"):
         read_consumed(raw)
+
+
+@pytest.mark.parametrize("when", ["record_files", "archives", "read_consumed"])
+def test_a_file_that_is_consumed_while_the_folder_is_listed_stays_in_the_list(
+    raw, monkeypatch, when
+):
+    for name in ("a", "b"):
+        (raw / f"{name}.parquet").write_text(name)
+    before = list_inputs(PAGES, raw)
+    owner = module if when == "read_consumed" else ImagesAndTexts
+    plain = getattr(owner, when)
+
+    def after_another_run(*args):
+        monkeypatch.setattr(owner, when, plain)
+        found = plain(*args) if when == "read_consumed" else None
+        consume(raw, before[0])
+        return plain(*args) if found is None else found
+
+    monkeypatch.setattr(owner, when, after_another_run)
+    after = list_inputs(PAGES, raw)
+    assert names(after) == names(before)
+    assert [item.is_consumed for item in after] == [True, False]

@@ -9,7 +9,7 @@ import time
 import numpy as np
 import pytest
 
-from smolvlm2.data.kept_results import KEPT, KEPT_DAYS, hold, prune
+from smolvlm2.data.kept_results import KEPT, KEPT_DAYS, hold, prune, put_in_place
 from smolvlm2.data.shards import unfinished_name
 
 OLD = (KEPT_DAYS + 1) * 86400
@@ -135,3 +135,12 @@ def test_results_may_be_files(tmp_path):
     assert hold(tmp_path / "2.json")
     prune(tmp_path, "*", file=None, keep=1)
     assert names(tmp_path) == ["2.json"]
+
+
+def test_of_two_processes_with_one_result_both_go_on(make_result):
+    first, second = make_result("a.1.partial"), make_result("a.2.partial")
+    put_in_place(first, first.with_name("a"))
+    put_in_place(second, second.with_name("a"))
+    assert (first.with_name("a") / "facts.json").is_file()
+    with pytest.raises(FileNotFoundError):
+        put_in_place(first, first.with_name("b"))

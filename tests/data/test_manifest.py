@@ -107,3 +107,13 @@ def test_geometry_of_another_source_is_refused(copy, prepared_root):
     shutil.copytree(prepared_root / "prepared" / "text_digits" / "geometry", copy / "geometry")
     with pytest.raises(DataError, match=r"manifest.arrow has .* rows and the geometry"):
         Manifest.open(copy)
+
+
+def test_rows_that_were_prepared_again_meanwhile_are_refused(copy, prepared_root):
+    manifest = Manifest.open(copy)
+    pickled = pickle.dumps(manifest)
+    assert len(pickle.loads(pickled)) == len(manifest)
+    shutil.rmtree(copy)
+    shutil.copytree(prepared_root / "prepared" / "text_digits", copy)
+    with pytest.raises(DataError, match="prepared again, with other rows, while it was in use"):
+        pickle.loads(pickled)

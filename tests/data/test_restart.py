@@ -16,7 +16,9 @@ from smolvlm2.data.inputs import CONSUMED_FILE
 from smolvlm2.data.kept_frames import FrameSettings
 from smolvlm2.data.manifest import Manifest
 from smolvlm2.data.media import MediaStore
+from smolvlm2.data.part_files import Account
 from smolvlm2.data.prepare import PrepareSettings, map_share, prepare_source
+from smolvlm2.data.shards import unfinished_name
 from smolvlm2.data.sources.cauldron import ImagesAndTexts
 from smolvlm2.data.sources.llava import LlavaVideo
 from smolvlm2.errors import DataError
@@ -180,19 +182,75 @@ def test_a_run_with_other_settings_at_once_is_named(clips, out, tokenizer, monke
         prepare_source(CLIPS, clips, out, tokenizer)
 
 
+@pytest.mark.parametrize("frames", [None, FrameSettings()])
+def test_a_part_that_another_recipe_has_half_replaced_is_made_anew(
+    clips, out, tokenizer, monkeypatch, tree_bytes, frames
+):
+    prepare_source(CLIPS, clips, out, tokenizer, PrepareSettings(frames=frames))
+    whole = tree_bytes(out)
+    shutil.rmtree(out)
+    map_share(CLIPS, clips, out, (0, 1), PrepareSettings(frames=frames))
+    other = PrepareSettings(frames=FrameSettings() if frames is None else None)
+    with monkeypatch.context() as patch:
+        patch.setattr(Account, "save", _stop)
+        with pytest.raises(KeyboardInterrupt):
+            map_share(CLIPS, clips, out, (0, 1), other)
+    prepare_source(CLIPS, clips, out, tokenizer, PrepareSettings(frames=frames))
+    assert tree_bytes(out) == whole
+
+
+@pytest.mark.parametrize("moment", ["add_tokens", "_join"])
+def test_parts_that_another_recipe_replaces_during_the_reduce_are_noticed(
+    clips, out, tokenizer, monkeypatch, moment
+):
+    plain = getattr(prepare_module._Job, moment)
+
+    def after_another(*args):
+        monkeypatch.undo()
+        map_share(CLIPS, clips, out, (0, 1), PrepareSettings(frames=FrameSettings()))
+        return plain(*args)
+
+    monkeypatch.setattr(prepare_module._Job, moment, after_another)
+    with pytest.raises(DataError, match="replaced meanwhile; is the source also being prepared"):
+        prepare_source(CLIPS, clips, out, tokenizer)
+    assert not out.exists()
+
+
+def _stop(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _refuse(*_: object) -> None:
+    raise PermissionError(1, os.strerror(1))
+
+
 def test_shards_are_moved_where_a_file_has_but_one_name(
     clips, out, tokenizer, monkeypatch, tree_bytes
 ):
     prepare_source(CLIPS, clips, out, tokenizer)
     whole = tree_bytes(out)
     shutil.rmtree(out)
-
-    def refuse(*_: object) -> None:
-        raise PermissionError(1, os.strerror(1))
-
-    monkeypatch.setattr(os, "link", refuse)
+    monkeypatch.setattr(os, "link", _refuse)
     prepare_source(CLIPS, clips, out, tokenizer)
     assert tree_bytes(out) == whole
+
+
+def test_what_a_killed_run_had_not_yet_removed_goes_with_the_next(clips, out, tokenizer):
+    prepare_source(CLIPS, clips, out, tokenizer)
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    child.wait()
+    name = unfinished_name("clips.partial.gone").replace(str(os.getpid()), str(child.pid))
+    (out.parent / name / "parts").mkdir(parents=True)
+    prepare_source(CLIPS, clips, out, tokenizer)
+    assert [path.name for path in out.parent.iterdir()] == ["clips"]
+
+
+def test_a_source_with_a_similar_name_is_left_alone(clips, out, tokenizer):
+    (out.parent / "clips.old").mkdir(parents=True)
+    prepare_source(CLIPS, clips, out, tokenizer)
+    (clips / "new.mp4").write_bytes(b"no clip")
+    prepare_source(CLIPS, clips, out, tokenizer)
+    assert sorted(path.name for path in out.parent.iterdir()) == ["clips", "clips.old"]
 
 
 def write_pages(raw, png, cauldron_row, write_rows):
@@ -234,38 +292,6 @@ def test_files_mapped_before_can_be_consumed_later(
     prepare(PAGES)
     # Only the times of the raw files are no longer known.
     assert tree_bytes(folder, skip=("inputs.json",)) == whole
-
-
-def test_a_consumed_source_cannot_be_made_again(
-    raw, prepare, png, cauldron_row, write_rows, monkeypatch
-):
-    write_pages(raw, png, cauldron_row, write_rows)
-    folder, _ = prepare(PAGES, consume=True)
-    monkeypatch.setattr(prepare_module, "VERSION", prepare_module.VERSION + 1)
-    with pytest.raises(DataError, match=r"train-00000.*deleted by an earlier prepare --consume"):
-        prepare(PAGES)
-    assert len(Manifest.open(folder)) == 6
-
-
-def test_a_shard_that_does_not_read_back_keeps_its_raw_file(
-    raw, prepare, png, cauldron_row, write_rows, monkeypatch
-):
-    write_pages(raw, png, cauldron_row, write_rows)
-    plain = prepare_module.map_input
-
-    def on_a_bad_disk(place, item, stamp):
-        account = plain(place, item, stamp)
-        (shard,) = account.shards
-        content = bytearray((place.shards / shard).read_bytes())
-        content[600] ^= 255
-        (place.shards / shard).write_bytes(content)
-        return account
-
-    monkeypatch.setattr(prepare_module, "map_input", on_a_bad_disk)
-    with pytest.raises(DataError, match="reads back other bytes than were written"):
-        prepare(PAGES, consume=True)
-    assert len(list(raw.glob("*.parquet"))) == 2
-    assert not (raw / CONSUMED_FILE).exists()
 
 
 def test_archives_that_are_read_in_place_stay(clips, prepare):

@@ -125,6 +125,16 @@ def test_only_the_files_of_ended_runs_are_abandoned(tmp_path):
     assert not is_abandoned(tmp_path / "x.partial")
 
 
+@pytest.mark.skipif(not os.path.exists("/proc/self/ns/pid"), reason="needs Linux")
+def test_containers_of_one_machine_do_not_take_each_others_files_for_abandoned(tmp_path):
+    mine, space = unfinished_name("x.tar"), str(os.stat("/proc/self/ns/pid").st_ino)
+    done = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], **CAPTURE)
+    assert f".{space}-" in mine
+    ended = mine.replace(f"-{os.getpid()}.", f"-{int(done.stdout)}.")
+    assert is_abandoned(tmp_path / ended)
+    assert not is_abandoned(tmp_path / ended.replace(space, f"{space}1"))
+
+
 def test_a_machine_may_change_its_name_while_a_shard_is_written(tmp_path, monkeypatch):
     names = itertools.count()
     monkeypatch.setattr(socket, "gethostname", lambda: f"laptop-{next(names)}")

@@ -1,9 +1,14 @@
 """Token counts: geometry alone gives the length that the processor gives."""
 
+import shutil
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
 from smolvlm2.data import token_columns
+from smolvlm2.data.geometry import token_folder
 from smolvlm2.data.manifest import Manifest
 from smolvlm2.data.media import MediaStore
 from smolvlm2.data.sources.catalogue import DEMO_SOURCES
@@ -50,3 +55,26 @@ def test_counts_do_not_depend_on_the_chunks(prepared_root, tokenizer, monkeypatc
     assert len(chunks) > 2
     counted = [token_columns.count_tokens(folder, tokenizer, *chunk)[0] for chunk in chunks]
     assert np.concatenate(counted).tolist() == whole.tolist()
+
+
+def test_two_runs_that_count_at_once_give_one_result(prepared_root, tokenizer, tmp_path):
+    folder = shutil.copytree(prepared_root / "prepared" / "text_digits", tmp_path / "text_digits")
+    target = token_folder(folder / "geometry", tokenizer.key)
+    whole = {path.name: path.read_bytes() for path in target.iterdir()}
+    shutil.rmtree(target)
+    child = (
+        "import sys; from pathlib import Path; from smolvlm2.processing.tokenizer import Tokenizer;"
+        "from smolvlm2.data.token_columns import *;"
+        "write_token_columns(Path(sys.argv[1]), Tokenizer.from_pretrained(sys.argv[2]),"
+        " lambda tasks: [count_tokens(*task) for task in tasks])"
+    )
+    tokenizer.save_pretrained(tmp_path / "tokenizer")
+    command = [sys.executable, "-c", child, str(folder), str(tmp_path / "tokenizer")]
+
+    def after_another(tasks):
+        subprocess.run(command, check=True)
+        return [token_columns.count_tokens(*task) for task in tasks]
+
+    token_columns.write_token_columns(folder, tokenizer, after_another)
+    assert {path.name: path.read_bytes() for path in target.iterdir()} == whole
+    assert [path.name for path in target.parent.glob("tokens-*")] == [target.name]

@@ -59,6 +59,10 @@ def test_mixtures_that_cannot_be_sampled_are_rejected(make_table):
         Order([], [], seed=0)
     with pytest.raises(PlanError, match="'a' has weight 0"):
         Order([make_table("a", 5, 0)], [0], seed=0)
+    tables = [make_table("a", 5, 0), make_table("b", 5, 0)]
+    for weights in ([1e-320, 1.0], [1e308, 1e308]):
+        with pytest.raises(PlanError, match=r"'a' has weight 1e.* expected a positive share"):
+            Order(tables, weights, seed=0, epochs=1)
     empty = make_table("a", 0, 0)
     empty.excluded = {"too_long": 3}
     with pytest.raises(PlanError, match=r"no samples left under this recipe \(left out: 3 too_l"):

@@ -95,6 +95,27 @@ def test_sources_that_end_are_exhausted_exactly_across_segments(mixture):
     assert sum(len(step) for step in seen) == sum(len(table) for table in tables)
 
 
+def test_a_source_goes_on_where_it_was_after_a_segment_without_it(mixture):
+    tables = mixture[0]
+    alone = [
+        Segment(first_step=first, plan=build(*each, epochs=1))
+        for first, each in ((0, mixture), (3, ([tables[1]], [1])), (4, ([tables[2]], [1])))
+    ]
+    last = Segment(first_step=5, plan=build(tables, [1, 1, 1, 1], epochs=1))
+    with RunPlan([*alone, last], ahead=False) as run:
+        seen, position = walk(run, 5)
+        while True:
+            try:
+                more, position = walk(run, 1, position)
+            except PlanError:
+                break
+            seen += more
+    counts = Counter(reference for step in seen for reference in step)
+    assert set(counts.values()) == {1}
+    assert len(counts) == sum(len(table) for table in tables)
+    assert last.resting == {}
+
+
 def test_a_step_is_a_function_of_its_position_once_its_segment_was_entered(mixture):
     tables, weights = mixture
     segments = [

@@ -62,6 +62,34 @@ def test_another_mixture_is_refused_on_resume_and_taken_with_replan(make_trainer
     assert trainer.state.step == 6
 
 
+@pytest.mark.parametrize("declared", [False, True])
+def test_a_source_rests_while_a_segment_does_without_it(make_trainer, tmp_path, declared):
+    run, alone = tmp_path / "run", "data.mixture.entries=[{source: text_digits}]"
+    if declared:
+        entries = [alone, ONE]
+        parts = [
+            f"{{first_step: {2 + number}, mixture: {{{each.removeprefix('data.mixture.')}}}}}"
+            for number, each in enumerate(entries)
+        ]
+        later = f"segments=[{', '.join(parts)}]".replace("entries=", "entries: ")
+        make_trainer(run, ONE, later).train()
+        # Between two stops the places are those of the file.
+        resumed = make_trainer(run, ONE, later, resume=2)
+        resumed.train()
+    else:
+        for steps, mixture in ((2, ONE), (3, alone), (4, ONE)):
+            trainer = make_trainer(run, mixture, replan=steps > 2)
+            trainer.recipe.training.max_steps = steps
+            trainer.train()
+    first, second, third = segments_of(run)
+    (resting,) = second["resting"].items()
+    compared = next(each for each in third["sources"] if each["name"] == "m4_digits")
+    assert resting == (compared["hash"], compared["place"])
+    assert compared["place"] != {"following": 0, "left_over": []}
+    assert first["resting"] == third["resting"] == {}
+    assert audit_run(run).problems == []
+
+
 def test_a_segment_with_other_sizes_goes_on_in_the_middle_of_a_window(
     make_trainer, tmp_path, caplog
 ):

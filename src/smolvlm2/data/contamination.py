@@ -17,13 +17,12 @@ from smolvlm2.data.benchmark_media import (
     fingerprint_file,
     pixel_digest,
 )
-from smolvlm2.data.manifest import Manifest
+from smolvlm2.data.manifest import CONTAMINATION_FILE, Manifest
 from smolvlm2.data.media import IMAGE, MediaLocator, MediaStore
 from smolvlm2.data.pool import run_tasks
 from smolvlm2.errors import DataError, MediaError
 from smolvlm2.model.hub import write_json
 
-CONTAMINATION_FILE = "contamination.json"
 MOST_PLACES = 5
 """Places that are named for one benchmark image; some occur in every question of a set."""
 CHUNK_MEDIA = 256

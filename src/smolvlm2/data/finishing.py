@@ -4,12 +4,20 @@ import errno
 import json
 import os
 import shutil
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from smolvlm2.data.geometry import COLUMNS
 from smolvlm2.data.inputs import InputStamp
-from smolvlm2.data.manifest import MANIFEST_FILE, SOURCE_FILE
+from smolvlm2.data.manifest import (
+    CONTAMINATION_FILE,
+    GEOMETRY_FOLDER,
+    LEDGER_FILE,
+    MANIFEST_FILE,
+    SOURCE_FILE,
+)
 from smolvlm2.data.shards import is_abandoned, make_durable, unfinished_name
 
 INPUTS_FILE = "inputs.json"
@@ -20,9 +28,10 @@ SHARDS_FOLDER = "shards"
 def is_finished(out: Path, stamp: InputStamp) -> bool:
     """Whether a source is complete, and was made from the same inputs in the same way.
 
-    Training says which shard it misses, and to prepare again: so that must not find it finished.
+    Training says which file it misses, and to prepare again: so that must not find it finished.
     """
-    names = (MANIFEST_FILE, SOURCE_FILE, INPUTS_FILE)
+    columns = (f"{GEOMETRY_FOLDER}/{name}.npy" for name in COLUMNS)
+    names = (MANIFEST_FILE, SOURCE_FILE, INPUTS_FILE, LEDGER_FILE, *columns)
     if not all((out / name).is_file() for name in names):
         return False
     try:
@@ -47,8 +56,36 @@ def stamp_source(built: Path, stamp: InputStamp, folder: Path, shards: set[str])
     write_json(built / INPUTS_FILE, asdict(stamp) | {"shards": sizes})
 
 
-def finish(folder: Path, built: Path, out: Path, shards: set[str], stamp: InputStamp) -> None:
-    """Bring the results of the reduce and the shards together, and give them their name.
+def take_shards(folder: Path, built: Path, shards: set[str]) -> None:
+    """Bring the shards and the results of the reduce together.
+
+    Args:
+        folder: Of the shards.
+        built: Results of this run's reduce.
+        shards: File names of the shards that belong to the source.
+    """
+    if shards:
+        (built / SHARDS_FOLDER).mkdir()
+    for name in sorted(shards):
+        _link(folder / name, built / SHARDS_FOLDER / name)
+
+
+def remove_built(built: Path, folder: Path) -> None:
+    """Remove what a run that has ended built, but no shard that is nowhere else.
+
+    Args:
+        built: Results of its reduce; need not exist.
+        folder: Of the shards.
+    """
+    for path in (built / SHARDS_FOLDER).glob("*.tar"):
+        # Moved there on a file system without second names; its raw file may have been consumed.
+        if not (folder / path.name).exists():
+            path.rename(folder / path.name)
+    shutil.rmtree(built, ignore_errors=True)
+
+
+def finish(folder: Path, built: Path, out: Path, stamp: InputStamp) -> None:
+    """Give the results of the reduce, with their shards, their name.
 
     Another run may be at the same point. Nothing that it needs is changed before the source is in
     place; after that it finds the source finished.
@@ -57,18 +94,16 @@ def finish(folder: Path, built: Path, out: Path, shards: set[str], stamp: InputS
         folder: Where the source is being built; removed.
         built: Results of this run's reduce, inside ``folder``.
         out: The source's own folder; an older version goes once it is replaced.
-        shards: File names of the shards that belong to the source.
         stamp: Of the source.
     """
     for path in built.rglob("*"):
         if path.is_file():
             make_durable(path)  # the parts go soon, and the raw files may be gone
-    if shards:
-        (built / SHARDS_FOLDER).mkdir()
-    for name in sorted(shards):
-        _link(folder / SHARDS_FOLDER / name, built / SHARDS_FOLDER / name)
     if not is_finished(out, stamp):
-        old = out.with_name(f"{out.name}.old")
+        with suppress(FileNotFoundError):
+            # Says with which manifest it was made: training asks for another where rows changed.
+            shutil.copy2(out / CONTAMINATION_FILE, built / CONTAMINATION_FILE)
+        old = folder.with_name(f"{folder.name}.old")
         shutil.rmtree(old, ignore_errors=True)
         if out.exists():
             out.rename(old)
@@ -107,7 +142,7 @@ def clean_up(folder: Path) -> None:
     for below in (folder, folder / "parts", folder / SHARDS_FOLDER):
         for path in below.glob("*.partial"):
             if path.is_dir() and is_abandoned(path):
-                shutil.rmtree(path, ignore_errors=True)
+                remove_built(path, folder / SHARDS_FOLDER)
             elif is_abandoned(path):
                 path.unlink(missing_ok=True)
     for path in folder.parent.glob(f"{folder.name}.gone.*"):

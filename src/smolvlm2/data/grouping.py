@@ -20,9 +20,10 @@ from smolvlm2.data.geometry import (
     Geometry,
     token_folder,
 )
-from smolvlm2.data.kept_results import hold, prune
+from smolvlm2.data.kept_results import hold, prune, put_in_place
 from smolvlm2.data.manifest import Manifest, ManifestRow
 from smolvlm2.data.shards import unfinished_name
+from smolvlm2.errors import DataError
 from smolvlm2.processing.lengths import turn_tokens
 from smolvlm2.processing.tokenizer import Tokenizer
 
@@ -116,6 +117,9 @@ def open_grouped(manifest: Manifest, most: int, tokenizer: Tokenizer) -> Manifes
         manifest: A source, opened with the columns of the tokenizer.
         most: Rows of one sample; 1 gives the source itself.
         tokenizer: Counts the tokens of joined conversations.
+
+    Raises:
+        DataError: It is not there and cannot be written.
     """
     if most == 1:
         return manifest
@@ -125,8 +129,13 @@ def open_grouped(manifest: Manifest, most: int, tokenizer: Tokenizer) -> Manifes
         shutil.rmtree(unfinished, ignore_errors=True)
         try:
             _write(manifest, most, tokenizer, unfinished)
-            if not folder.exists():  # else another process was faster, with the same result
-                unfinished.rename(folder)
+            put_in_place(unfinished, folder)
+        except OSError as error:
+            raise DataError(
+                f"{folder}: cannot be written ({error}); rows about the same media are joined once "
+                "for a tokenizer: plan the recipe once where there are room and rights (smolvlm2 "
+                "plan), or set data.mixture.group_by_media=1"
+            ) from error
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)
         hold(folder / OFFSETS_FILE)

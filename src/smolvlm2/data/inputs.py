@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
-from smolvlm2.data.shards import unfinished_name
+from smolvlm2.data.shards import make_durable, unfinished_name
 from smolvlm2.data.sources.archives import is_archive
 from smolvlm2.data.sources.record import Adapter
 from smolvlm2.errors import DataError, DataNotFoundError
@@ -92,8 +92,11 @@ def list_inputs(adapter: Adapter, raw: Path) -> list[Input]:
             f"{raw}: no raw data of {adapter.source} here; download them to this folder (the "
             "demo's are made by: smolvlm2 demo-data), then run: smolvlm2 prepare " + adapter.source
         )
+    named, packed = _names(adapter.record_files(raw), raw), _names(adapter.archives(raw), raw)
+    walked = list(_walk(raw, ""))
+    # Read last: a file that another run consumed while the folder was listed is in it by now.
     consumed = read_consumed(raw)
-    rows = _with_consumed(_names(adapter.record_files(raw), raw), consumed, "rows")
+    rows = _with_consumed(named, consumed, "rows")
     if not rows:
         found = sorted(path.name for path in raw.iterdir())[:5]
         raise DataError(
@@ -101,11 +104,11 @@ def list_inputs(adapter: Adapter, raw: Path) -> list[Input]:
             f"{type(adapter).__name__}, check that the download is complete"
         )
     taken = set(rows)
-    everything = [*_walk(raw, ""), *(name for name in consumed if not (raw / name).exists())]
+    everything = [*walked, *(consumed.keys() - set(walked))]
     parts = _split_parts(everything)
     # A split archive without its last part has no name of its own; it is listed to be refused.
     stray = {last for last in parts if last not in everything}
-    archives = [*_names(adapter.archives(raw), raw), *sorted(stray)]
+    archives = [*packed, *sorted(stray)]
     archives = [name for name in _with_consumed(archives, consumed, "archive") if name not in taken]
     taken |= {*archives, *(part for each in parts.values() for part in each)}
     loose = sorted(name for name in everything if name not in taken and not _is_other(name))
@@ -167,7 +170,16 @@ def _walk(raw: Path, below: str) -> Iterator[str]:
 def _input_files(
     raw: Path, names: list[str], consumed: dict[str, dict[str, Any]], *, follow: bool = True
 ) -> tuple[InputFile, ...]:
-    return tuple(_input_file(raw, name, consumed, follow=follow) for name in names)
+    files = []
+    for name in names:
+        try:
+            files.append(_input_file(raw, name, consumed, follow=follow))
+        except FileNotFoundError:
+            consumed = read_consumed(raw)  # since it was read another run may have taken the file
+            if name not in consumed:
+                raise
+            files.append(_input_file(raw, name, consumed, follow=follow))
+    return tuple(files)
 
 
 def _input_file(raw: Path, name: str, consumed: dict[str, Any], *, follow: bool) -> InputFile:
@@ -241,6 +253,7 @@ def consume(raw: Path, item: Input) -> int:
         path = raw / CONSUMED_FILE
         unfinished = raw / f".{unfinished_name(CONSUMED_FILE)}"
         unfinished.write_text(json.dumps({"files": list(known.values())}, indent=1) + "\n")
+        make_durable(unfinished)
         unfinished.replace(path)
     for file in present:
         (raw / file.file).unlink(missing_ok=True)

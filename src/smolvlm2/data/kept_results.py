@@ -12,7 +12,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from smolvlm2.data.shards import is_abandoned, unfinished_name
+from smolvlm2.data.shards import is_abandoned, make_durable, unfinished_name
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +56,24 @@ def hold(file: Path) -> bool:
         os.close(_held[path])
     _held[path] = handle
     return True
+
+
+def put_in_place(unfinished: Path, folder: Path) -> None:
+    """Give a result its name, unless another process was faster, with the same result.
+
+    Args:
+        unfinished: Folder of the result; its files are on the disk before it has its name.
+        folder: The name.
+    """
+    for path in unfinished.rglob("*"):
+        if path.is_file():
+            make_durable(path)
+    try:
+        # Not asked for before: on a network file system others learn of a name seconds later.
+        unfinished.rename(folder)
+    except OSError:
+        if not folder.is_dir():
+            raise
 
 
 def prune(folder: Path, kind: str, *, file: str | None, keep: int = KEPT) -> int:

@@ -19,6 +19,7 @@ MANIFEST_FILE = "manifest.arrow"
 SOURCE_FILE = "source.json"
 LEDGER_FILE = "ledger.jsonl"
 GEOMETRY_FOLDER = "geometry"
+CONTAMINATION_FILE = "contamination.json"
 MANIFEST_SCHEMA = pa.schema(
     [
         ("flags", pa.uint8()),
@@ -105,7 +106,7 @@ class Manifest:
         return cls(folder, tokenizer_key, table, facts, pages)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Manifest.open, (self.folder, self.tokenizer_key)
+        return _open_again, (self.folder, self.tokenizer_key, self.hash)
 
     def __len__(self) -> int:
         return int(self._table.num_rows)
@@ -190,6 +191,17 @@ class Manifest:
         if not -len(self) <= index < len(self):
             raise IndexError(f"{self.folder}: row {index} of {len(self)}")
         return index % len(self)
+
+
+def _open_again(folder: Path, tokenizer_key: str | None, content: str) -> Manifest:
+    """In another process: its rows are asked for by number, so they must be the same."""
+    manifest = Manifest.open(folder, tokenizer_key)
+    if manifest.hash != content:
+        raise DataError(
+            f"{folder}: was prepared again, with other rows, while it was in use; stop what uses "
+            "it and start that again (a run: with --resume --replan)"
+        )
+    return manifest
 
 
 def _map_file(path: Path) -> mmap.mmap:

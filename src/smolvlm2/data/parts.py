@@ -18,7 +18,13 @@ from smolvlm2.data.ledger import DamagedFileError, LedgerLine, LeftOutError
 from smolvlm2.data.media import is_safe_path
 from smolvlm2.data.media_facts import MediaFacts
 from smolvlm2.data.media_parts import map_media
-from smolvlm2.data.part_files import ROLE_NUMBERS, Account, RowPartWriter, SampleRow
+from smolvlm2.data.part_files import (
+    ROLE_NUMBERS,
+    Account,
+    RowPartWriter,
+    SampleRow,
+    load_account,
+)
 from smolvlm2.data.shards import ShardWriter
 from smolvlm2.data.sources.conversation import build_messages, to_json
 from smolvlm2.data.sources.json_rows import Row, UnreadableFileError, json_rows
@@ -43,12 +49,17 @@ def map_input(place: Workplace, item: Input, stamp: InputStamp) -> Account:
         OSError: The system does not let the input be read, or the part be written.
         DataError: The input was changed meanwhile; no part was made.
     """
-    account = Account(stamp=stamp)
+    account, path = Account(stamp=stamp), place.part(item.name).with_suffix(".json")
+    earlier = load_account(path)
+    if earlier is not None and not earlier.stamp.is_same(stamp):
+        # The files of a part are replaced one after the other: what another recipe made is no
+        # whole part any more from the first of them on, also for that recipe.
+        path.unlink(missing_ok=True)
     if item.kind == "rows":
         map_rows(place, item, account)
     else:
         map_media(place, item, account)
-    account.save(place.part(item.name).with_suffix(".json"))
+    account.save(path)
     return account
 
 

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,7 +16,9 @@ from smolvlm2.data.finishing import (
     discard,
     finish,
     is_finished,
+    remove_built,
     stamp_source,
+    take_shards,
     write_json,
 )
 from smolvlm2.data.geometry import token_folder
@@ -124,6 +125,8 @@ def prepare_source(
     job = _Job.of(adapter, raw, out, settings or PrepareSettings(), progress)
     if not job.is_finished():
         with job.explained_errors():
+            # A run that ended may have had this one's name: containers share names and numbers.
+            remove_built(job.built, job.place.shards)
             job.map_inputs(job.inputs)
             job.reduce(tokenizer)
     # Parts of the same kind are left where a run ended between its last two steps.
@@ -202,6 +205,11 @@ class _Job:
             place=place, out=out, inputs=inputs, recipe=recipe, settings=settings, report=report
         )
 
+    @property
+    def built(self) -> Path:
+        """Where the results of the reduce are built."""
+        return self.place.folder / unfinished_name("reduced")
+
     def stamp(self, *items: Input) -> InputStamp:
         files = tuple(file for item in items for file in item.files)
         return InputStamp(recipe=self.recipe, files=files)
@@ -214,6 +222,7 @@ class _Job:
 
     def discard_leftovers(self) -> None:
         """Remove the folder of a finished source's parts, unless other parts are being made."""
+        clean_up(self.place.folder)
         found = [load_account(path) for path in self.place.parts.glob("*.json")]
         if found and all(each and each.stamp.recipe == self.recipe for each in found):
             discard(self.place.folder)
@@ -269,8 +278,7 @@ class _Job:
                     rows=None if item.kind != "rows" else result.part if result else part,
                 )
             )
-        built = self.place.folder / unfinished_name("reduced")
-        shutil.rmtree(built, ignore_errors=True)  # machines in containers share names
+        built = self.built
         built.mkdir()
         adapter, frames = self.place.adapter, self.settings.frames
         files = [file for item in self.inputs for file in item.files]
@@ -287,16 +295,28 @@ class _Job:
         shards = {name for _, account in accounts for name in account.shards}
         stamp_source(built, self.stamp(*self.inputs), self.place.shards, shards)
         self.add_tokens(built, tokenizer)
-        finish(self.place.folder, built, self.out, shards, self.stamp(*self.inputs))
+        take_shards(self.place.shards, built, shards)
+        self._expect_own_parts()
+        finish(self.place.folder, built, self.out, self.stamp(*self.inputs))
+
+    def _expect_own_parts(self) -> None:
+        """Refuse what was made of parts and shards that another recipe has replaced meanwhile."""
+        for item in self.inputs:
+            account = load_account(self.place.part(item.name).with_suffix(".json"))
+            if account is None or not account.stamp.is_same(self.stamp(item)):
+                raise self._replaced(item)
 
     def _finished_account(self, item: Input) -> Account:
         account = self.account(item)
         if account is None:
-            raise DataError(
-                f"{self.place.parts}: the part of {item.name} was removed or replaced meanwhile; "
-                "is the source also being prepared with other settings? Run one of them at a time"
-            )
+            raise self._replaced(item)
         return account
+
+    def _replaced(self, item: Input) -> DataError:
+        return DataError(
+            f"{self.place.parts}: the part of {item.name} was removed or replaced meanwhile; "
+            "is the source also being prepared with other settings? Run one of them at a time"
+        )
 
     def _check_columns(self, accounts: list[tuple[Input, Account]]) -> None:
         """Refuse a folder of another data set; a single odd file is only unreadable."""

@@ -14,7 +14,17 @@ MAX_SHARD_BYTES = 4 * 2**30
 """A shard is closed once it holds this many bytes; large files are cheap, huge ones unwieldy."""
 _BLOCK = 512
 _PIECE = 1 << 20
-_HOST = socket.gethostname()
+
+
+def _machine() -> str:
+    """Where numbers of processes mean something: this machine, or this container on it."""
+    try:
+        return f"{socket.gethostname()}.{os.stat('/proc/self/ns/pid').st_ino}"
+    except OSError:  # no Linux
+        return socket.gethostname()
+
+
+_HOST = _machine()
 """Asked once: a Mac changes its name with the network, perhaps while a file is being written."""
 _HEADER = tarfile.TarInfo().tobuf(format=tarfile.USTAR_FORMAT)
 """Of a member without name and size; filling these in is ten times as fast as making it anew."""

@@ -7,7 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from smolvlm2.data.geometry import TOKEN_COLUMNS, token_folder
+from smolvlm2.data.kept_results import put_in_place
 from smolvlm2.data.manifest import GEOMETRY_FOLDER, Manifest
+from smolvlm2.data.shards import is_abandoned, unfinished_name
 from smolvlm2.processing.lengths import turn_tokens_of_many
 from smolvlm2.processing.tokenizer import Tokenizer
 
@@ -59,7 +61,10 @@ def write_token_columns(
         run: Calls ``count_tokens`` with each tuple of arguments, in order of the tuples.
     """
     target = token_folder(folder / GEOMETRY_FOLDER, tokenizer.key)
-    unfinished = target.with_name(f"{target.name}.partial")
+    for left in target.parent.glob(f"{target.name}.*.partial"):
+        if is_abandoned(left):
+            shutil.rmtree(left, ignore_errors=True)
+    unfinished = target.with_name(unfinished_name(target.name))
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir()
     chunks = row_chunks(len(Manifest.open(folder)))
@@ -67,4 +72,5 @@ def write_token_columns(
     for place, (name, dtype) in enumerate(TOKEN_COLUMNS.items()):
         parts = [np.zeros(0, dtype=dtype), *(chunk[place] for chunk in counted)]
         np.save(unfinished / f"{name}.npy", np.concatenate(parts))
-    unfinished.rename(target)
+    put_in_place(unfinished, target)
+    shutil.rmtree(unfinished, ignore_errors=True)

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from smolvlm2.data.contamination import contaminated_rows
 from smolvlm2.data.geometry import FLAGS, MEDIA_COLUMNS, MESSAGE_COLUMNS, TOKEN_COLUMNS, Geometry
-from smolvlm2.data.kept_results import hold, prune
+from smolvlm2.data.kept_results import hold, prune, put_in_place
 from smolvlm2.data.manifest import Manifest
 from smolvlm2.data.shards import unfinished_name
 from smolvlm2.errors import DataError
@@ -99,8 +99,7 @@ def admitted_rows(manifest: Manifest, lengths: LengthModel, admission: Admission
             return _compute(manifest, lengths, admission, contaminated, None)
         try:
             _compute(manifest, lengths, admission, contaminated, unfinished)
-            if not folder.exists():  # else another process was faster, with the same result
-                unfinished.rename(folder)
+            put_in_place(unfinished, folder)
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise

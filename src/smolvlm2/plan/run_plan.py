@@ -1,7 +1,7 @@
 """The plan of a whole run: segments one after another, each source going on where it was left."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from smolvlm2.errors import PlanError
 from smolvlm2.plan.ahead import PlanAhead
@@ -22,14 +22,26 @@ class Segment:
     """Of its mixture, from the beginning of every source."""
     places: list[SourcePlace] | None = None
     """Where each source goes on; None: not known before the segment is entered."""
+    resting: dict[str, SourcePlace] = field(default_factory=dict)
+    """Where sources of earlier segments that this one does without would go on, by hash."""
+
+    def go_on(self, left: dict[str, SourcePlace]) -> None:
+        """Begin where earlier segments left their sources.
+
+        Args:
+            left: Places by the hash of a source's samples; others begin anew.
+        """
+        hashes = [table.hash() for table in self.plan.tables]
+        self.places = [left.get(each, SourcePlace()) for each in hashes]
+        self.resting = {each: place for each, place in left.items() if each not in hashes}
 
 
 class RunPlan:
     """Stands in for a `Plan`: a pure function from a position to packs, over all segments.
 
-    A source that two neighbouring segments share goes on where the first one left it: what was in
-    an unfinished window comes first, and no sample is seen twice in an epoch. A source whose
-    samples changed in between begins anew.
+    A source goes on where an earlier segment left it, also when segments between do without it:
+    what was in an unfinished window comes first, and no sample is seen twice in an epoch. A source
+    whose samples changed in between begins anew.
 
     Args:
         segments: In order of their first steps, from the one in progress on.
@@ -95,6 +107,10 @@ class RunPlan:
             raise PlanError(f"segment {number} begins at step {segment.first_step}, not reached")
         return segment.places
 
+    def resting(self, number: int) -> dict[str, SourcePlace]:
+        """Where sources would go on that a segment does without."""
+        return self._segment(number).resting
+
     def pass_over(self, position: Position, steps: int) -> Position:
         """Where the data of the step at ``position`` begin when those of some steps are left out.
 
@@ -132,16 +148,9 @@ class RunPlan:
             return position
         if segment.places is None:
             before = self.plan(position.segment)
-            places = dict(
-                zip(
-                    (table.hash() for table in before.tables),
-                    before.places_at(position),
-                    strict=True,
-                )
-            )
-            segment.places = [
-                places.get(table.hash(), SourcePlace()) for table in segment.plan.tables
-            ]
+            hashes = (table.hash() for table in before.tables)
+            left = dict(zip(hashes, before.places_at(position), strict=True))
+            segment.go_on(self._segment(position.segment).resting | left)
         return Position(segment=following, step=position.step)
 
     def digests(self) -> list[str]:

@@ -14,6 +14,8 @@ from smolvlm2.plan.permutation import derive_keys, permute
 
 MODALITIES = ("text", "image", "multi-image", "video")
 """Names of the modality codes 0 .. 3."""
+LEAST_SHARE = 1e-18
+"""With less a source would not come in any run; times in an order go up to its inverse."""
 RECORD = np.dtype(
     [
         ("rows", "<i8"),
@@ -265,15 +267,16 @@ def check_tables(tables: Sequence[NamedSamples], weights: list[float]) -> None:
     """Refuse a mixture that cannot be sampled.
 
     Raises:
-        PlanError: No source, a weight that is not positive, or a source without samples.
+        PlanError: No source, a weight or a share that is not positive, or a source without samples.
     """
     if not tables:
         raise PlanError("the mixture has no sources; add entries under data.mixture")
+    total = sum(weights)
     for table, weight in zip(tables, weights, strict=True):
-        if not weight > 0:
+        if not (weight > 0 and weight / total > LEAST_SHARE):
             raise PlanError(
-                f"source {table.name!r} has weight {weight}; expected a positive share, or "
-                f"remove the entry"
+                f"source {table.name!r} has weight {weight} of {total}; expected a positive share, "
+                f"or remove the entry"
             )
         if not len(table):
             reasons = ", ".join(f"{count} {name}" for name, count in table.excluded.items())

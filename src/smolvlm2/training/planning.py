@@ -12,7 +12,7 @@ import numpy as np
 from smolvlm2.data.kept_results import hold, prune
 from smolvlm2.data.manifest import Manifest
 from smolvlm2.data.mixture import MixtureSettings, check_overlap
-from smolvlm2.data.shards import unfinished_name
+from smolvlm2.data.shards import make_durable, unfinished_name
 from smolvlm2.errors import ConfigError, DataNotFoundError
 from smolvlm2.loading.sample_table import (
     admit,
@@ -227,6 +227,7 @@ def _steps(plan: Plan, prepared: Path) -> int | None:
     try:
         path.parent.mkdir(exist_ok=True)
         unfinished.write_text(json.dumps({"steps": steps}), encoding="utf-8")
+        make_durable(unfinished)
         unfinished.rename(path)
         prune(path.parent, "*", file=None, keep=KEPT_COUNTS)
     except OSError as error:

@@ -8,7 +8,7 @@ a resume notices when they can no longer be planned alike, and an audit can plan
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from smolvlm2.config import load_config, save_config
@@ -81,6 +81,8 @@ class SegmentRecord:
     """After which every source ends; None: never."""
     sources: list[RecordedSource]
     """Entries of its mixture, in order."""
+    resting: dict[str, SourcePlace] = field(default_factory=dict)
+    """As of `Segment`."""
 
     @property
     def places(self) -> list[SourcePlace] | None:
@@ -95,7 +97,8 @@ class SegmentRecord:
             RecordedSource(**each | {"place": each["place"] and SourcePlace(**each["place"])})
             for each in value["sources"]
         ]
-        return cls(**value | {"sources": sources})
+        resting = {each: SourcePlace(**place) for each, place in value.get("resting", {}).items()}
+        return cls(**value | {"sources": sources, "resting": resting})
 
 
 @dataclass(kw_only=True)
@@ -124,6 +127,7 @@ class PlannedRun:
         places = self.plan.places(number)
         for source, place in zip(self.records[number].sources, places, strict=True):
             source.place = place
+        self.records[number].resting = self.plan.resting(number)
         self.save(run)
 
     def save(self, run: RunFolder) -> None:
@@ -174,7 +178,7 @@ def plan_run(
             # A segment that an earlier branch of the run got to is entered anew: data may be passed
             # over before it now.
             places.append(record.places if record is records[number] else None)
-        firsts = [record.first_step for record in records[number:]]
+        firsts, resting = [each.first_step for each in records[number:]], records[number].resting
         recipes: dict[int, Recipe] = {}
     else:
         number, begun = 0, None
@@ -187,13 +191,15 @@ def plan_run(
         data = [plan_data(each, processor, context=context, config=config) for _, each in declared]
         firsts = [first for first, _ in declared]
         recipes = {number + place: each for place, (_, each) in enumerate(declared)}
-        places = [_continued(data[0].plan, begun or {}), *[None for _ in data[1:]]]
+        continued, resting = _continued(data[0].plan, begun or {})
+        places = [continued, *[None for _ in data[1:]]]
         fresh = [
             _record(number + place, first, each.plan, each_places)
             for place, (first, each, each_places) in enumerate(
                 zip(firsts, data, places, strict=True)
             )
         ]
+        fresh[0].resting = resting
         records = [*records[:number], *fresh]
         position = Position(segment=number, step=step)
     plan = RunPlan(
@@ -203,6 +209,7 @@ def plan_run(
         ],
         first=number,
     )
+    plan.segments[0].resting = resting
     return PlannedRun(
         plan=plan,
         manifests=[manifest for each in data for manifest in each.manifests],
@@ -319,7 +326,7 @@ def _places_left(
     else:
         if plan.digest() == record.digest:
             places = plan.starting_at(record.places).places_at(position)
-            return dict(zip(hashes, places, strict=True))
+            return record.resting | dict(zip(hashes, places, strict=True))
     # Which samples the packs of this window held is not known any more; that of whole windows is.
     shares = [source.share for source in record.sources]
     order = Order(record.sources, shares, seed=record.seed, epochs=record.epochs)
@@ -331,14 +338,21 @@ def _places_left(
             "is passed over",
             record.window,
         )
-    return dict(zip(hashes, order.places_after(end, end, order.samples(end, end)), strict=True))
+    places = order.places_after(end, end, order.samples(end, end))
+    return record.resting | dict(zip(hashes, places, strict=True))
 
 
-def _continued(plan: Plan, places: dict[str, SourcePlace]) -> list[SourcePlace]:
+def _continued(
+    plan: Plan, left: dict[str, SourcePlace]
+) -> tuple[list[SourcePlace], dict[str, SourcePlace]]:
+    """Where each source goes on, and where those would that the plan does without."""
     for table in plan.tables:
-        if places and table.hash() not in places:
+        if left and table.hash() not in left:
             logger.info("%s is new to the run, or changed: it begins anew", table.name)
-    return [places.get(table.hash(), SourcePlace()) for table in plan.tables]
+    segment = Segment(first_step=0, plan=plan)
+    segment.go_on(left)
+    assert segment.places is not None
+    return segment.places, segment.resting
 
 
 def _record(

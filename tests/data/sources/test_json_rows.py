@@ -76,9 +76,10 @@ def test_a_mark_of_utf8_in_front_is_passed_over(tmp_path, opening):
     assert short(json_rows(path))[0] == (0, {"a": 1})
 
 
-def test_an_object_of_objects_gives_its_values_with_their_keys(tmp_path):
+@pytest.mark.parametrize("end", ["", "\n", "\r\n  "])
+def test_an_object_of_objects_gives_its_values_with_their_keys(tmp_path, end):
     path = tmp_path / "rows.json"
-    path.write_text(json.dumps({"v1": {"a": 1}, "v2": {"a": 2, "id": "own"}}, indent=1))
+    path.write_text(json.dumps({"v1": {"a": 1}, "v2": {"a": 2, "id": "own"}}, indent=1) + end)
     assert short(json_rows(path)) == [(0, {"a": 1, "id": "v1"}), (1, {"a": 2, "id": "own"})]
 
 
@@ -95,6 +96,8 @@ def test_one_line_of_json_is_told_from_an_object_of_objects(tmp_path):
     row = {"meta": {"id": 1}, "data": {"id": 2}}
     (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n")
     assert short(json_rows(tmp_path / "rows.jsonl")) == [(0, row)]
+    (tmp_path / "rows.NDJSON").write_text(json.dumps(row) + "\n")
+    assert short(json_rows(tmp_path / "rows.NDJSON")) == [(0, row)]
     (tmp_path / "lines.json").write_text((json.dumps(row) + "\n") * 2)
     assert short(json_rows(tmp_path / "lines.json")) == [(0, row), (1, row)]
     single = {"id": "x", "conversations": [{"from": "human"}]}

@@ -2,14 +2,16 @@
 
 import json
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from smolvlm2.data.ledger import LeftOutError
 from smolvlm2.data.manifest import Manifest
-from smolvlm2.data.prepare import prepare_source
+from smolvlm2.data.prepare import PrepareSettings, prepare_source
 from smolvlm2.data.sources.catalogue import find_source
 from smolvlm2.data.sources.own_rows import OwnParquet, OwnRows, own_adapter
-from smolvlm2.errors import ConfigError
+from smolvlm2.errors import ConfigError, DataError
 
 OWN = OwnRows(source="own", licence="the user's own")
 PARQUET = OwnParquet(source="own", licence="the user's own")
@@ -181,7 +183,39 @@ def test_names_and_folders_that_are_none_are_refused(tmp_path):
 
 
 def test_parquet_is_read_where_there_are_no_json_rows(tmp_path):
-    (tmp_path / "0.parquet").touch()
+    (tmp_path / "0.PARQUET").touch()
+    (tmp_path / ".cache").mkdir()
+    (tmp_path / ".cache" / "lock.json").touch()
+    (tmp_path / "download.json").touch()
     assert own_adapter(tmp_path) == "own_rows:OwnParquet"
+    assert PARQUET.record_files(tmp_path) == [tmp_path / "0.PARQUET"]
     (tmp_path / "rows.json").touch()
-    assert own_adapter(tmp_path) == "own_rows:OwnRows"
+    with pytest.raises(DataError, match=r"JSON \(rows.json\) and in parquet \(0.PARQUET\)"):
+        own_adapter(tmp_path)
+
+
+def test_parquet_that_was_consumed_is_still_parquet(tmp_path, tokenizer, png):
+    folder = tmp_path / "raw" / "mine"
+    folder.mkdir(parents=True)
+    row = {"messages": [{"role": "user", "content": "?"}, ANSWER], "images": [png()]}
+    pq.write_table(pa.Table.from_pylist([row]), folder / "a.parquet")
+    out = tmp_path / "prepared" / "mine"
+    for _ in range(2):
+        adapter = find_source("mine", tmp_path / "raw").adapter
+        settings = PrepareSettings(consume=True)
+        assert prepare_source(adapter, folder, out, tokenizer, settings).rows_kept == 1
+        assert not (folder / "a.parquet").exists()
+
+
+def test_rows_are_found_in_whatever_case_their_endings_are_written(tmp_path):
+    for name in ("a.json", "b.JSONL", "c.ndjson", "d.txt"):
+        (tmp_path / name).touch()
+    (tmp_path / "link.json").symlink_to(tmp_path / "nowhere")
+    files = [path.name for path in OWN.record_files(tmp_path)]
+    assert files == ["a.json", "b.JSONL", "c.ndjson", "link.json"]
+
+
+def test_an_image_of_another_form_is_named(tmp_path):
+    row = {"messages": [{"role": "user", "content": "?"}, ANSWER], "image": [b"bytes"]}
+    with pytest.raises(LeftOutError, match=r"image without bytes: \[b'bytes'\]; expected"):
+        record(row, adapter=PARQUET)

@@ -32,6 +32,13 @@ def test_a_parquet_row_that_is_not_utf8_is_left_out_alone(tmp_path):
     assert rows == [(0, {"a": "fine"}), (1, "unreadable_record"), (2, {"a": "good"})]
 
 
+def test_a_value_that_python_cannot_hold_leaves_its_neighbours_alone(tmp_path):
+    path = tmp_path / "rows.parquet"
+    pq.write_table(pa.table({"a": pa.array([0, 2**62], pa.timestamp("us"))}), path)
+    assert [number for number, _ in parquet_rows(path, ("a",))] == [0, 1]
+    assert short(parquet_rows(path, ("a",)))[1] == (1, "unreadable_record")
+
+
 def test_a_damaged_row_group_does_not_hide_the_others(tmp_path):
     path = tmp_path / "rows.parquet"
     table = pa.table({"a": [f"value {n} " * 20 for n in range(30)]})

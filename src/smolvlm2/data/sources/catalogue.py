@@ -163,6 +163,7 @@ def find_source(name: str, raw: Path | None = None) -> Source:
 
     Raises:
         ConfigError: No such source; lists those there are.
+        DataError: The user's own folder holds rows of two kinds.
     """
     if name in SOURCES:
         return SOURCES[name]

@@ -14,7 +14,7 @@ NOTES = ("download.json", "consumed.json")
 _MARKS = ("<image>", "<video>")
 
 
-def turns_of(conversation: Any) -> list[tuple[Any, Any]]:
+def turns_of(conversation: Any, name: str = "conversations") -> list[tuple[Any, Any]]:
     """Role and text of each turn, under ``from`` and ``value`` or ``role`` and ``content``.
 
     Both may occur in one conversation; other keys are ignored (LLaVA-OneVision-1.5 has a row with
@@ -27,7 +27,7 @@ def turns_of(conversation: Any) -> list[tuple[Any, Any]]:
         (turn["from"], turn.get("value"))
         if turn.get("from") is not None
         else (turn.get("role"), turn.get("content"))
-        for turn in objects_of(conversation, "conversations")
+        for turn in objects_of(conversation, name)
     ]
 
 
@@ -150,9 +150,11 @@ def embedded_image(image: Any) -> RawMedium:
     """
     if isinstance(image, bytes) and image:
         return RawMedium(kind="image", data=image)
-    if not isinstance(image, dict) or not image.get("bytes"):
-        path = image.get("path") if isinstance(image, dict) else None
-        raise LeftOutError("missing_media", f"image without bytes (path {path!r})")
+    if not isinstance(image, dict):
+        detail = f"image without bytes: {_shown(image)}; expected bytes, or an object with 'bytes'"
+        raise LeftOutError("missing_media", detail)
+    if not image.get("bytes"):
+        raise LeftOutError("missing_media", f"image without bytes (path {image.get('path')!r})")
     return RawMedium(kind="image", data=image["bytes"])
 
 

@@ -26,7 +26,7 @@ _LOOK_BYTES = 64 * 2**20
 """How far a first object is followed to see whether it is one of several."""
 _TOKENS = re.compile(rb'"[^"\\\n]*(?:\\.[^"\\\n]*)*"|[{}\[\]]')
 _SCALAR = re.compile(rb"[\w.+-]+")
-_FIRST = re.compile(rb"(?:\xef\xbb\xbf)?\s*(.)", re.DOTALL)
+_FIRST = re.compile(rb"(?:\xef\xbb\xbf)?\s*(\S)")
 _BEHIND = re.compile(rb"[\s,]*[\]}]\s*\S")
 _GAP = re.compile(r"[\s,]*")
 _COLON = re.compile(r"\s*:\s*")
@@ -55,7 +55,9 @@ def json_rows(path: Path) -> Iterator[tuple[int, Row]]:
             raise UnreadableFileError(f"begins with {opening!r}; expected a JSON list")
         start = first.end()
         keyed = opening == b"{"
-        if keyed and (path.suffix == ".jsonl" or not _is_one_object(text, start)):
+        if keyed and (
+            path.suffix.lower() in (".jsonl", ".ndjson") or not _is_one_object(text, start)
+        ):
             yield from enumerate(_lines(text, start - 1))
         else:
             yield from enumerate(_Elements(text, start, keyed=keyed).rows())

@@ -1,10 +1,12 @@
 """A user's own data, in the layouts that people have: chat messages, LLaVA rows, Cauldron texts."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+from smolvlm2.data.inputs import read_consumed
 from smolvlm2.data.ledger import LeftOutError
 from smolvlm2.data.sources.fields import (
     archives_below,
@@ -19,6 +21,7 @@ from smolvlm2.data.sources.fields import (
     visible,
 )
 from smolvlm2.data.sources.record import Adapter, RawMedium, Reader, Record
+from smolvlm2.errors import DataError
 
 CONVERSATIONS = ("messages", "conversations", "texts")
 """Keys of a conversation: as chat templates have it, as LLaVA has it, as The Cauldron has it."""
@@ -26,6 +29,7 @@ KINDS: tuple[Literal["image", "video"], ...] = ("image", "video")
 _WRITTEN: dict[str, str] = {kind: f"<{kind}>" for kind in KINDS}
 _UNWRITTEN: dict[str, str] = {kind: f"\ufdd0{kind}\ufdd1" for kind in KINDS}
 """Marks of media beside texts that spell the others: Unicode keeps these from being characters."""
+_JSON, _PARQUET = re.compile(r"\.(nd)?json", re.I), re.compile(r"\.parquet$", re.I)
 Named = tuple[Literal["image", "video"], str]
 """Kind and path of a medium."""
 
@@ -43,7 +47,7 @@ class OwnRows(Adapter):
 
     def record_files(self, raw: Path) -> list[Path]:
         """Every JSON and JSON lines file, by name."""
-        return visible(raw, (path for path in raw.rglob("*.json*") if path.is_file()))
+        return _rows_below(raw, _JSON)
 
     def archives(self, raw: Path) -> list[Path]:
         """Every archive, by name; members are found as if unpacked beside it."""
@@ -79,7 +83,7 @@ class OwnParquet(Adapter):
 
     def record_files(self, raw: Path) -> list[Path]:
         """Every parquet file, by name."""
-        return visible(raw, (path for path in raw.rglob("*.parquet") if path.is_file()))
+        return _rows_below(raw, _PARQUET)
 
     def archives(self, raw: Path) -> list[Path]:
         """None: images are in the rows."""
@@ -135,7 +139,7 @@ def _conversation(
         roles = ("user", "assistant")
         turns = [(role, pair.get(role)) for pair in pairs for role in roles]
         return turns, None, tuple(_WRITTEN.values())
-    turns = turns_of(row[found])
+    turns = turns_of(row[found], found)
     marks = _marks(turns)
     named: list[Named] = []
     unnamed = 0
@@ -193,7 +197,37 @@ def _joined(content: list[Any], marks: dict[str, str]) -> tuple[str, list[Named]
     return "".join(texts), named, unnamed
 
 
+def _rows_below(raw: Path, pattern: re.Pattern[str]) -> list[Path]:
+    """Files of rows, by name, in whatever case their endings are written.
+
+    A link that leads nowhere is one, too: opening it says so.
+    """
+    found = (path for path in raw.rglob("*") if pattern.search(path.name))
+    return visible(raw, (path for path in found if path.is_file() or not path.exists()))
+
+
 def own_adapter(raw: Path) -> str:
-    """The reader for a folder of own data: ``module:Class``, by what lies in it."""
-    rows = any(True for path in raw.rglob("*.json*") if path.is_file())
-    return "own_rows:OwnRows" if rows or not any(raw.rglob("*.parquet")) else "own_rows:OwnParquet"
+    """The reader for a folder of own data: ``module:Class``, by what lies, or lay, in it.
+
+    Raises:
+        DataError: It holds rows in JSON and in parquet, of which only one kind would be read.
+    """
+    gone = [name for name, entry in read_consumed(raw).items() if entry["kind"] == "rows"]
+    first = [
+        next(
+            (
+                name
+                for name in (*map(str, _rows_below(raw, each)), *gone)
+                if each.search(Path(name).name)
+            ),
+            "",
+        )
+        for each in (_JSON, _PARQUET)
+    ]
+    if all(first):
+        raise DataError(
+            f"{raw}: holds rows in JSON ({Path(first[0]).name}) and in parquet "
+            f"({Path(first[1]).name}); a source has one kind: move one of them to a folder of its "
+            "own, or away where it holds no rows"
+        )
+    return "own_rows:OwnParquet" if first[1] else "own_rows:OwnRows"

@@ -22,6 +22,8 @@ MAX_ROW_BYTES = 256 * 2**20
 """A row that is a file of its own is read whole."""
 _READ_BUFFER = 1 << 20
 _ARROW_ERRORS = (pa.ArrowException, OSError, UnicodeDecodeError)
+_VALUE_ERRORS = (*_ARROW_ERRORS, ValueError, OverflowError)
+"""What a value may raise that Python cannot hold: a time in the year 146,000."""
 
 
 class OtherColumnsError(DataError):
@@ -97,14 +99,14 @@ def _group_rows(
 def _batch_rows(batch: pa.RecordBatch) -> list[Row]:
     try:
         return batch.to_pylist()
-    except _ARROW_ERRORS:
+    except _VALUE_ERRORS:
         return [_parquet_row(batch, number) for number in range(batch.num_rows)]
 
 
 def _parquet_row(batch: pa.RecordBatch, number: int) -> Row:
     try:
         return {name: batch.column(name)[number].as_py() for name in batch.schema.names}
-    except _ARROW_ERRORS as error:
+    except _VALUE_ERRORS as error:
         return LeftOutError("unreadable_record", f"not valid UTF-8 or damaged ({error})")
 
 
