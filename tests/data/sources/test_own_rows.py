@@ -186,7 +186,8 @@ def test_parquet_is_read_where_there_are_no_json_rows(tmp_path):
     (tmp_path / "0.PARQUET").touch()
     (tmp_path / ".cache").mkdir()
     (tmp_path / ".cache" / "lock.json").touch()
-    (tmp_path / "download.json").touch()
+    for note in ("download.json", "dataset_infos.json"):
+        (tmp_path / note).touch()
     assert own_adapter(tmp_path) == "own_rows:OwnParquet"
     assert PARQUET.record_files(tmp_path) == [tmp_path / "0.PARQUET"]
     (tmp_path / "rows.json").touch()

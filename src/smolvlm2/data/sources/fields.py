@@ -9,8 +9,14 @@ from smolvlm2.data.ledger import LeftOutError
 from smolvlm2.data.sources.archives import is_archive
 from smolvlm2.data.sources.record import RawMedium
 
-NOTES = ("download.json", "consumed.json")
-"""Written into raw folders by download and prepare."""
+NOTES = (
+    "download.json",
+    "consumed.json",
+    "dataset_infos.json",
+    "dataset_info.json",
+    "dataset_dict.json",
+)
+"""Not rows: written into raw folders by download and prepare, and by the `datasets` library."""
 _MARKS = ("<image>", "<video>")
 
 
@@ -176,7 +182,7 @@ def archives_below(raw: Path) -> list[Path]:
 
 
 def visible(raw: Path, paths: Iterable[Path]) -> list[Path]:
-    """Sorted paths without our own notes and what lies hidden, where other tools keep theirs."""
+    """Sorted paths without notes and what lies hidden, where other tools keep theirs."""
     return sorted(
         path
         for path in paths
