@@ -159,6 +159,19 @@ def test_a_consumed_source_cannot_be_made_again(pages, prepare, monkeypatch):
     assert len(Manifest.open(folder)) == 6
 
 
+def test_a_source_that_was_finished_before_says_that_its_files_stay(pages, prepare, caplog):
+    prepare(PAGES)
+    prepare(PAGES, consume=True)
+    assert "finished before without --consume, so nothing of" in caplog.text
+    assert len(list(pages.glob("*.parquet"))) == 2
+    caplog.clear()
+    shutil.rmtree(prepare(PAGES)[0])
+    for _ in range(2):
+        prepare(PAGES, consume=True)
+    assert not list(pages.glob("*.parquet"))
+    assert not caplog.text
+
+
 def test_a_shard_that_does_not_read_back_keeps_its_raw_file(pages, prepare, monkeypatch):
     plain = prepare_module.map_input
 

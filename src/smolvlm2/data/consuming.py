@@ -2,10 +2,16 @@
 
 import dataclasses
 import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
 
+from smolvlm2.data.finishing import SHARDS_FOLDER
 from smolvlm2.data.inputs import Input, consume
 from smolvlm2.data.part_files import Account, read_batches
 from smolvlm2.data.workplace import Workplace
+
+logger = logging.getLogger(__name__)
 
 KEEP_FILE = "DO_NOT_DELETE.txt"
 """Says in the folder of an unfinished source what lies in it alone."""
@@ -43,3 +49,23 @@ def release(place: Workplace, item: Input) -> None:
             encoding="utf-8",
         )
     consume(place.raw, item)
+
+
+def warn_of_nothing_consumed(out: Path, raw: Path, inputs: Sequence[Input]) -> None:
+    """Say that a source that was finished before keeps its raw files.
+
+    What says that all of a file is in shards went when the source was finished.
+
+    Args:
+        out: Folder of the source.
+        raw: Folder of its raw files.
+        inputs: What it was made from.
+    """
+    repacked = any((out / SHARDS_FOLDER).glob("*.tar"))
+    if repacked and not any(item.is_consumed for item in inputs):
+        logger.warning(
+            "%s was finished before without --consume, so nothing of %s is deleted; to delete what "
+            "is repacked, remove the first and start again",
+            out,
+            raw,
+        )

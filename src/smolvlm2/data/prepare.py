@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from smolvlm2.data.consuming import is_consumable, release
+from smolvlm2.data.consuming import is_consumable, release, warn_of_nothing_consumed
 from smolvlm2.data.disk_errors import explained
 from smolvlm2.data.finishing import (
     clean_up,
@@ -129,6 +129,8 @@ def prepare_source(
             remove_built(job.built, job.place.shards)
             job.map_inputs(job.inputs)
             job.reduce(tokenizer)
+    elif job.settings.consume:
+        warn_of_nothing_consumed(job.out, raw, job.inputs)
     # Parts of the same kind are left where a run ended between its last two steps.
     job.discard_leftovers()
     if not token_folder(job.out / GEOMETRY_FOLDER, tokenizer.key).is_dir():
