@@ -318,7 +318,7 @@ def _identity(device: torch.device) -> str:
 
 
 def _count_ranks(launch: Launch, store: dist.Store, seconds: float, identity: str = "") -> None:
-    """Wait until all promised ranks are there, each with a GPU of its own where it has one."""
+    """Wait until all promised ranks are there, each with a GPU of its own, or none with one."""
     end = time.monotonic() + seconds
     store.set(f"start/{launch.rank}", f"here {identity}")
     missing = list(range(launch.size))
@@ -330,24 +330,32 @@ def _count_ranks(launch: Launch, store: dist.Store, seconds: float, identity: st
                 f"them, or promise fewer (--num_processes, --num_machines)"
             )
         time.sleep(0.05)
-    if identity:
-        _refuse_shared_gpus(launch, store)
+    gpus = [store.get(f"start/{r}").decode().removeprefix("here ") for r in range(launch.size)]
+    problem = _problem_of(gpus)
+    if problem is None:
+        return
+    store.set(f"told/{launch.rank}", "")
+    if launch.leads:  # the store ends with this process: let the others look, too
+        with contextlib.suppress(RuntimeError):
+            store.wait([f"told/{r}" for r in range(launch.size)], timedelta(seconds=10))
+    raise ConfigError(problem)
 
 
-def _refuse_shared_gpus(launch: Launch, store: dist.Store) -> None:
-    """Refuse ranks that have the same GPU, which NCCL does not allow. All ranks see the same."""
-    ranks = range(launch.size)
-    takers: dict[str, int] = {}
-    for rank in ranks:
-        gpu = store.get(f"start/{rank}").decode().removeprefix("here ")
-        if takers.setdefault(gpu, rank) == rank:
-            continue
-        store.set(f"told/{launch.rank}", "")
-        if launch.leads:  # the store ends with this process: let the others look, too
-            with contextlib.suppress(RuntimeError):
-                store.wait([f"told/{other}" for other in ranks], timedelta(seconds=10))
-        host, number = gpu.split()
-        raise ConfigError(
-            f"ranks {takers[gpu]} and {rank} have the same GPU, {number} of {host}; give each one "
-            f"of its own (--gpus-per-task=1), or start as many as there are GPUs"
+def _problem_of(gpus: list[str]) -> str | None:
+    """What is wrong with the GPUs of all ranks, "" for none: they would wait for each other."""
+    without = [str(rank) for rank, gpu in enumerate(gpus) if not gpu]
+    if without and any(gpus):
+        return (
+            f"rank{'s' if without[1:] else ''} {', '.join(without)} of {len(gpus)} would train on "
+            f"the CPU, the others on GPUs; look at nvidia-smi on their machines, or give --device "
+            f"cpu to all"
         )
+    takers: dict[str, int] = {}
+    for rank, gpu in enumerate(gpus):
+        if gpu and takers.setdefault(gpu, rank) != rank:  # which NCCL does not allow
+            host, number = gpu.split()
+            return (
+                f"ranks {takers[gpu]} and {rank} have the same GPU, {number} of {host}; give each "
+                f"one of its own (--gpus-per-task=1), or start as many as there are GPUs"
+            )
+    return None
